@@ -15,7 +15,6 @@ from ignite_trainer.reporters.page.plots import (
     calibration_figure,
     classes_figure,
     confusion_figure,
-    title_of,
 )
 
 NAMES = [f"{word} {thing}" for word in ("crackling", "pouring", "old") for thing in ("fire", "wood", "$5")]
@@ -59,10 +58,6 @@ def test_rows_of_the_confusion_matrix_are_right_classes_and_columns_predicted_on
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert written == {(0, 0): "3", (1, 0): "1"}  # (column, row)
     assert axes.get_title() == "4 samples, 75.0% correct"
-
-
-def test_the_title_of_a_confusion_matrix_rounds_a_half_up() -> None:
-    assert title_of(np.array([[13, 3], [0, 0]]), drawn=2) == "16 samples, 81.3% correct"
 
 
 @pytest.mark.parametrize("letters", ["", " and some more", " WWWWWWWWWWWWWW"])

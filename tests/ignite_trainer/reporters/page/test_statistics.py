@@ -19,15 +19,6 @@ def test_the_matrix_counts_right_classes_in_rows_and_predicted_ones_in_columns(g
     assert matrix.tolist() == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]
 
 
-def test_a_single_class_has_a_matrix(guesses: Any) -> None:
-    assert statistics.confusion_matrix(guesses([(0, 0)] * 3, classes=1)).tolist() == [[3]]
-
-
-def test_accuracy_of_a_class_is_its_recall_and_no_number_without_samples(guesses: Any) -> None:
-    accuracies = statistics.recalls(guesses(PAIRS, classes=4))
-    assert accuracies == pytest.approx([2 / 4, 1.0, 2 / 4, math.nan], nan_ok=True)
-
-
 def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -> None:
     matrix = statistics.confusion_matrix(guesses([*PAIRS, (1, 0)], classes=4))
     found = statistics.most_confused(matrix)
@@ -62,10 +53,6 @@ def test_with_several_labels_the_loss_is_the_binary_cross_entropy_that_torch_com
 
 def test_a_probability_of_zero_for_the_right_class_leaves_the_loss_finite(predict: Any) -> None:
     assert 80 < (statistics.cross_entropy(predict([[1.0, 0.0]], [1])) or 0) < 90
-
-
-def test_scores_that_are_no_probabilities_have_no_loss(predict: Any) -> None:
-    assert statistics.cross_entropy(predict([[3.0, -1.0]], [0])) is None
 
 
 def test_average_precision_of_a_class_weighs_each_precision_by_the_recall_it_adds(predict: Any) -> None:
@@ -112,11 +99,3 @@ def test_probabilities_that_rounding_carries_over_one_are_calibrated(predict: An
     found = statistics.calibration(predict([[1.000001, 0.0]], [0]))
     assert found is not None
     assert found.mean_confidence == 1
-
-
-def test_samples_with_non_finite_scores_are_excluded(predict: Any) -> None:
-    scores = [[0.1, 0.9], [math.nan, 0.5], [0.7, 0.3], [0.5, math.inf]]
-    kept = statistics.finite(predict(scores, [0, 1, 0, 1]))
-    assert [sample["sample"] for sample in kept.records] == [0, 2]
-    assert kept.scores == pytest.approx(np.array([[0.1, 0.9], [0.7, 0.3]]))
-    assert kept.targets.tolist() == [[True, False], [True, False]]
