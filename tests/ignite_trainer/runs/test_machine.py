@@ -17,15 +17,21 @@ import pytest
 import torch
 from filelock import Timeout
 from torch import nn
+from toy_research.failing import HungryOnDevice
+from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy, sweep_toy
 from toy_research.records import events, only_run
+from toy_research.signals import Tone
 
 from ignite_trainer.api.task import StepOutput
+from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.engines import make_trainer
 from ignite_trainer.training.out_of_memory import largest_that_fits, training_memory_error
+from ignite_trainer.training.parameters import apply_rules
 from tests.ignite_trainer.training.stepping import setup
 
 NOTEBOOK = {"class": "toy_research.watching.Notebook"}
@@ -94,6 +100,8 @@ def test_a_full_disk_is_found_before_training(small_disk: Path) -> None:
 LIMITED = """
 import resource, sys
 from ignite_trainer.support.errors import RunFailed
+from toy_research.failing import HungryOnDevice
+from toy_research.network import TwoTowers
 from toy_research.protocols import run_toy
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_FSIZE, (6500, 6500))
@@ -235,14 +243,6 @@ def test_the_largest_size_that_fits_is_found_by_halving() -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
-    from toy_research.failing import HungryOnDevice
-    from toy_research.network import TwoTowers
-    from toy_research.signals import Tone
-
-    from ignite_trainer.data.loader import Batch
-    from ignite_trainer.protocol.sections import ParameterRule
-    from ignite_trainer.training.parameters import apply_rules
-
     device = torch.device("cuda")
     model = TwoTowers(dropout=0.0).to(device)
     plan = apply_rules(model, [ParameterRule(match=".*")])
@@ -256,14 +256,6 @@ def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
 
 @pytest.mark.gpu
 def test_the_batch_that_fits_leaves_space_for_the_optimizers_state() -> None:
-    from toy_research.failing import HungryOnDevice
-    from toy_research.network import TwoTowers
-    from toy_research.signals import Tone
-
-    from ignite_trainer.data.loader import Batch
-    from ignite_trainer.protocol.sections import ParameterRule
-    from ignite_trainer.training.parameters import apply_rules
-
     class Heavy(HungryOnDevice):
         def training_step(self, model: nn.Module, batch: Tone) -> StepOutput:
             output = super().training_step(model, batch)
