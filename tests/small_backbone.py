@@ -1,4 +1,4 @@
-"""A small ResNeXt in place of the audio tower's ResNeXt-50: same names, 3 % of its parameters."""
+"""A small ResNeXt in place of the audio tower's ResNeXt-50 (same names, 3 % of its parameters); its input."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 RESNEXT_50 = "model.esresnet.esresnext.resnext50_32x4d"
@@ -25,6 +27,12 @@ SMALL_AUDIOCLIP: dict[str, Any] = {
     "win_length": 200,
 }
 """Arguments of an AudioCLIP with small towers."""
+
+
+def clips(batch: int, channels: int = 1, samples: int = 4000, seed: int = 0) -> Tensor:
+    """Make white noise `[B, C, T]` in 16-bit units."""
+    noise = np.random.default_rng(seed).standard_normal((batch, channels, samples))
+    return torch.from_numpy(3000.0 * noise).float()
 
 
 class NarrowBottleneck(Bottleneck):

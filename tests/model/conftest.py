@@ -1,13 +1,11 @@
-"""Shared fixtures: small networks and audio."""
+"""Shared fixtures: one thread, a small network, released files."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from model.audioclip import AudioCLIP
 from model.weights import releases
@@ -27,12 +25,6 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def small_arguments() -> dict[str, object]:
-    """Constructor arguments of an AudioCLIP with small image and text towers."""
-    return dict(SMALL_AUDIOCLIP)
-
-
-@pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
     """An AudioCLIP with small towers in eval mode; tests must not change it."""
     torch.manual_seed(1)
@@ -48,14 +40,3 @@ def take_for_released(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]
         monkeypatch.setattr(releases, "RELEASES", {**releases.RELEASES, path.stem: release})
 
     return take
-
-
-@pytest.fixture
-def clips() -> Callable[..., Tensor]:
-    """Make white noise `[B, C, T]` in 16-bit units."""
-
-    def make(batch: int, channels: int = 1, samples: int = 4000, seed: int = 0) -> Tensor:
-        noise = np.random.default_rng(seed).standard_normal((batch, channels, samples))
-        return torch.from_numpy(3000.0 * noise).float()
-
-    return make

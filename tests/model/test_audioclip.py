@@ -1,7 +1,6 @@
 """AudioCLIP's features, logits, scales and loss."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from model.audioclip import AudioCLIP
 from model.losses import clamped_scale, pairwise_contrastive_loss
+from tests.small_backbone import SMALL_AUDIOCLIP, clips
 
-Clips = Callable[..., Tensor]
 TEXT = [["dog"], ["rain"], ["car", "horn"]]
 
 
@@ -20,7 +19,7 @@ def pictures(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_forward_compares_all_pairs_and_nests_as_published(small_model: AudioCLIP, clips: Clips) -> None:
+def test_forward_compares_all_pairs_and_nests_as_published(small_model: AudioCLIP) -> None:
     audio, image = clips(3), pictures(3)
     ((a, i, t), (ai, at, it)), loss = small_model(audio, image, TEXT)
     assert ai is not None and at is not None and it is not None
@@ -35,7 +34,7 @@ def test_forward_compares_all_pairs_and_nests_as_published(small_model: AudioCLI
 
 
 @torch.no_grad()
-def test_forward_returns_none_for_absent_modalities(small_model: AudioCLIP, clips: Clips) -> None:
+def test_forward_returns_none_for_absent_modalities(small_model: AudioCLIP) -> None:
     (features, logits), loss = small_model(audio=clips(2))
     assert features.audio is not None
     assert features[1:] == (None, None)
@@ -50,7 +49,7 @@ def test_forward_returns_none_for_absent_modalities(small_model: AudioCLIP, clip
 
 
 @torch.no_grad()
-def test_batch_indices_select_texts(small_model: AudioCLIP, clips: Clips) -> None:
+def test_batch_indices_select_texts(small_model: AudioCLIP) -> None:
     everything = small_model.encode_text(TEXT)
     torch.testing.assert_close(small_model.encode_text(TEXT, "{}", [2, 0]), everything[[2, 0]])
     indices = torch.tensor([1, 2])
@@ -61,7 +60,7 @@ def test_batch_indices_select_texts(small_model: AudioCLIP, clips: Clips) -> Non
 
 
 @torch.no_grad()
-def test_sample_weights_reach_the_loss(small_model: AudioCLIP, clips: Clips) -> None:
+def test_sample_weights_reach_the_loss(small_model: AudioCLIP) -> None:
     weight = torch.tensor([1.0, 0.0, 3.0])
     (_, logits), loss = small_model(audio=clips(3), text=TEXT, sample_weight=weight)
     penalty = small_model.encode_audio_with_penalty(clips(3)).penalty
@@ -74,7 +73,7 @@ def test_sample_weights_reach_the_loss(small_model: AudioCLIP, clips: Clips) -> 
 
 
 @torch.no_grad()
-def test_items_without_partners_are_an_error(small_model: AudioCLIP, clips: Clips) -> None:
+def test_items_without_partners_are_an_error(small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=r"shapes \[\[2, 3\]\].*belongs to sample i"):
         small_model(audio=clips(2), text=TEXT)
 
@@ -100,8 +99,8 @@ def test_scales_start_where_published(small_model: AudioCLIP) -> None:
     assert small_model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
 
 
-def test_one_backward_pass_reaches_every_tower(small_arguments: dict[str, object], clips: Clips) -> None:
-    model = AudioCLIP(**small_arguments, pretrained=False)  # type: ignore[arg-type]
+def test_one_backward_pass_reaches_every_tower() -> None:
+    model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     assert model.training
     _, loss = model(clips(3), pictures(3), TEXT)
     loss.backward()
@@ -110,7 +109,7 @@ def test_one_backward_pass_reaches_every_tower(small_arguments: dict[str, object
         assert parameter.grad.isfinite().all(), name
 
 
-def test_unit_range_and_wrong_rank_are_refused(small_model: AudioCLIP, clips: Clips) -> None:
+def test_unit_range_and_wrong_rank_are_refused(small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match="Multiply by 32768"):
         small_model(audio=clips(2) / 32768)
     with pytest.raises(ValueError, match=r"shape \[2, 4000\]; expected \[B, C, T\]"):

@@ -2,7 +2,6 @@
 
 import copy
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,9 @@ Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 RATE = 44100
 
 
-@pytest.fixture
-def noise() -> Callable[..., Array]:
-    def make(samples: int, seed: int = 0, channels: int = 1) -> Array:
-        rng = np.random.default_rng(seed)
-        return (3000 * rng.standard_normal((channels, samples))).astype(np.float32)
-
-    return make
+def noise(samples: int, seed: int = 0, channels: int = 1) -> Array:
+    rng = np.random.default_rng(seed)
+    return (3000 * rng.standard_normal((channels, samples))).astype(np.float32)
 
 
 def one(model: AudioCLIP, audio: Array) -> Tensor:
@@ -35,9 +30,7 @@ def one(model: AudioCLIP, audio: Array) -> Tensor:
         return F.normalize(model.encode_audio(torch.from_numpy(audio)[None]), dim=-1)[0]
 
 
-def test_a_clips_embedding_does_not_depend_on_its_batch(
-    small_model: AudioCLIP, noise: Callable[..., Array]
-) -> None:
+def test_a_clips_embedding_does_not_depend_on_its_batch(small_model: AudioCLIP) -> None:
     inputs = [noise(3000, 1), noise(5000, 2), noise(3000, 3), noise(3000, 1), noise(4000, 4, channels=2)]
     expected = torch.stack([one(small_model, clip) for clip in inputs])
     for batch_size in (1, 2, 16):
@@ -48,9 +41,7 @@ def test_a_clips_embedding_does_not_depend_on_its_batch(
     torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(5))
 
 
-def test_long_clips_are_covered_by_windows_and_averaged(
-    small_model: AudioCLIP, noise: Callable[..., Array]
-) -> None:
+def test_long_clips_are_covered_by_windows_and_averaged(small_model: AudioCLIP) -> None:
     clip = noise(10000, 5)
     window = 4410  # 0.1 s: three windows at 0, 2795, 5590
     windows = [clip[:, start : start + window] for start in (0, 2795, 5590)]
@@ -60,9 +51,7 @@ def test_long_clips_are_covered_by_windows_and_averaged(
     torch.testing.assert_close(embeddings[1], one(small_model, noise(window)), rtol=1e-4, atol=1e-5)
 
 
-def test_files_arrays_and_tensors_give_the_same(
-    small_model: AudioCLIP, noise: Callable[..., Array], tmp_path: Path
-) -> None:
+def test_files_arrays_and_tensors_give_the_same(small_model: AudioCLIP, tmp_path: Path) -> None:
     int16 = noise(3000, 6).round().astype(np.int16)
     soundfile.write(tmp_path / "clip.wav", int16[0], RATE, subtype="PCM_16")
     expected = one(small_model, int16.astype(np.float32))[None]
@@ -84,7 +73,7 @@ def test_files_arrays_and_tensors_give_the_same(
         torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP, noise: Callable[..., Array]) -> None:
+def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP) -> None:
     clips = [noise(3000, seed, channels=2) for seed in range(10)]
     expected = small_model.embed_audio(clips, sample_rate=RATE)
     for batch in (np.stack(clips), torch.from_numpy(np.stack(clips))):
@@ -96,9 +85,7 @@ def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP, noise: Calla
     )
 
 
-def test_narrow_floating_point_is_widened_before_scaling(
-    small_model: AudioCLIP, noise: Callable[..., Array]
-) -> None:
+def test_narrow_floating_point_is_widened_before_scaling(small_model: AudioCLIP) -> None:
     """Scaled by 32768, values of float16 would overflow it."""
     clip = noise(3000, 3)
     for loudest in (0.9, 7.5):
@@ -114,9 +101,7 @@ def test_narrow_floating_point_is_widened_before_scaling(
     )
 
 
-def test_content_in_memory_is_embedded_as_the_file(
-    small_model: AudioCLIP, noise: Callable[..., Array], tmp_path: Path
-) -> None:
+def test_content_in_memory_is_embedded_as_the_file(small_model: AudioCLIP, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.flac", noise(3000, 6)[0] / 32768, RATE)
     Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(tmp_path / "image.png")
     for name, embed in (("clip.flac", small_model.embed_audio), ("image.png", small_model.embed_image)):
@@ -183,7 +168,7 @@ def test_unusable_audio_is_named(
         small_model.embed_audio(audio, **options)  # type: ignore[arg-type]
 
 
-def test_modes_are_restored_even_after_an_error(small_model: AudioCLIP, noise: Callable[..., Array]) -> None:
+def test_modes_are_restored_even_after_an_error(small_model: AudioCLIP) -> None:
     model = copy.deepcopy(small_model)
     before = one(model, noise(3000))
     statistics = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,7 +1,6 @@
 """Exported networks against the eager ones: torch.export and ONNX, for any batch and length."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from model.audioclip import AudioCLIP
 from model.esresnet.esresnext import ESResNeXt
 from model.exporting import ExportableAudioTower, ExportableZeroShot, export_program, save_onnx
+from tests.small_backbone import SMALL_AUDIOCLIP, clips
 from utils.export import main, write
-
-Clips = Callable[..., Tensor]
 
 # torch's own, on its way to ONNX and in reading what it wrote
 pytestmark = [
@@ -27,10 +25,10 @@ SHAPES = [(1, 1, 4000), (8, 1, 4000), (1, 1, 6111), (8, 1, 6111), (3, 2, 4321)]
 
 
 @pytest.fixture(scope="module")
-def model(small_arguments: dict[str, object]) -> AudioCLIP:
+def model() -> AudioCLIP:
     """A small AudioCLIP with non-trivial batch norms."""
     torch.manual_seed(0)
-    model = AudioCLIP(**small_arguments, pretrained=False)  # type: ignore[arg-type]
+    model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     for module in model.audio.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
@@ -47,7 +45,7 @@ def run_onnx(path: Path, audio: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     "settings", [{}, {"spectrum": "stft"}, {"apply_attention": False}, {"onesided": False}]
 )
-def test_the_exportable_tower_equals_the_tower(settings: dict[str, object], clips: Clips) -> None:
+def test_the_exportable_tower_equals_the_tower(settings: dict[str, object]) -> None:
     torch.manual_seed(0)
     tower = ESResNeXt(n_fft=256, hop_length=100, win_length=200, num_classes=7, **settings).eval()  # type: ignore[arg-type]
     audio = clips(2, 2, 4321)
@@ -56,7 +54,7 @@ def test_the_exportable_tower_equals_the_tower(settings: dict[str, object], clip
 
 @torch.no_grad()
 def test_exported_towers_equal_the_eager_one_at_any_batch_and_length(
-    model: AudioCLIP, clips: Clips, tmp_path: Path
+    model: AudioCLIP, tmp_path: Path
 ) -> None:
     module = ExportableAudioTower(model.audio)
     program = export_program(module).module()
@@ -70,9 +68,7 @@ def test_exported_towers_equal_the_eager_one_at_any_batch_and_length(
 
 
 @torch.no_grad()
-def test_exported_zero_shot_gives_the_probabilities_of_the_model(
-    model: AudioCLIP, clips: Clips, tmp_path: Path
-) -> None:
+def test_exported_zero_shot_gives_the_probabilities_of_the_model(model: AudioCLIP, tmp_path: Path) -> None:
     names = ["dog", "rain", "siren"]
     write(model, tmp_path / "classes.onnx", class_names=names, template="the sound of {}")
     write(model, tmp_path / "classes.pt2", class_names=names, template="the sound of {}")
@@ -95,7 +91,7 @@ def test_zero_shot_module_has_no_parameter_of_other_towers(model: AudioCLIP) -> 
 
 
 def test_command_exports_a_saved_model(
-    model: AudioCLIP, tmp_path: Path, clips: Clips, capsys: pytest.CaptureFixture[str]
+    model: AudioCLIP, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save_pretrained(tmp_path / "saved")
     assert main([str(tmp_path / "saved"), str(tmp_path / "tower.pt2")]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from model.recompute import Recomputed
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 pytestmark = pytest.mark.usefixtures("published_audio_towers")
 
@@ -70,8 +70,8 @@ def test_without_gradient_the_features_are_the_same(towers: tuple[ESResNeXt, ESR
         torch.testing.assert_close(plain(audio), recomputing(audio), rtol=1e-12, atol=1e-12)
 
 
-def test_all_towers_of_an_audioclip_recompute(small_arguments: dict[str, Any]) -> None:
-    model = AudioCLIP(**small_arguments, pretrained=False)
+def test_all_towers_of_an_audioclip_recompute() -> None:
+    model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     names = list(model.state_dict())
     model.recompute_activations()
     assert list(model.state_dict()) == names
@@ -79,5 +79,5 @@ def test_all_towers_of_an_audioclip_recompute(small_arguments: dict[str, Any]) -
     stages += [getattr(model.visual, f"layer{number}") for number in range(1, 5)]
     assert all(isinstance(stage, Recomputed) for stage in stages)
     assert kept_bytes(model.transformer, torch.randn(4, 77, 32)) < kept_bytes(
-        AudioCLIP(**small_arguments, pretrained=False).transformer, torch.randn(4, 77, 32)
+        AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False).transformer, torch.randn(4, 77, 32)
     )

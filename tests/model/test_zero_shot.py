@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from model.audioclip import AudioCLIP
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 LABELS = ["dog", "rain", "sea waves"]
 NOISE = np.random.default_rng(0).integers(-8000, 8000, (3, 9000), dtype=np.int16)
@@ -21,10 +22,10 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def model(small_arguments: dict[str, Any]) -> AudioCLIP:
+def model() -> AudioCLIP:
     """A model in train mode, with different scales."""
     torch.manual_seed(3)
-    built = AudioCLIP(**small_arguments, pretrained=False)
+    built = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     with torch.no_grad():
         built.logit_scale_at.fill_(math.log(7.0))
         built.logit_scale.fill_(math.log(40.0))

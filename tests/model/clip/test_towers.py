@@ -20,6 +20,7 @@ from model.clip.texts import tokenize
 from model.clip.towers import find_tagged_weights, image_preprocessing
 from model.esresnet import ESResNeXt
 from model.weights.releases import WeightsError
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -327,16 +328,14 @@ def test_vit_b_32_builds_trains_a_step_and_embeds_three_modalities_in_one_space(
     check_embeddings(model, 512)
 
 
-def test_vision_transformers_are_built_too(small_arguments: dict[str, object]) -> None:
+def test_vision_transformers_are_built_too() -> None:
     vision = {"vision_layers": 1, "vision_width": 64, "vision_patch_size": 32}
-    model = AudioCLIP(**{**small_arguments, **vision}, pretrained=False).eval()  # type: ignore[arg-type]
+    model = AudioCLIP(**{**SMALL_AUDIOCLIP, **vision}, pretrained=False).eval()
     assert model.encode_image(torch.zeros(2, 3, 64, 64)).shape == (2, 16)
     assert model.visual.conv1.kernel_size == (32, 32)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("vision", [{"vision_patch_size": 32}, {"vision_layers": 12}])
-def test_image_towers_of_neither_kind_are_refused(
-    vision: dict[str, object], small_arguments: dict[str, object]
-) -> None:
+def test_image_towers_of_neither_kind_are_refused(vision: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"vision_layers is .* a ResNet has"):
-        AudioCLIP(**{**small_arguments, **vision}, pretrained=False)  # type: ignore[arg-type]
+        AudioCLIP(**{**SMALL_AUDIOCLIP, **vision}, pretrained=False)

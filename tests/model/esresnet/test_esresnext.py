@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from model.esresnet.esresnext import ESResNeXt
 from model.esresnet.spectrogram import convolve_in_parts
 from model.weights.releases import WeightsError
+from tests.small_backbone import clips
 
-Clips = Callable[..., Tensor]
 SHORT = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 7}
 
 
@@ -32,7 +32,7 @@ def test_gates_stand_beside_the_stages(learned: ESResNeXt) -> None:
 
 
 @torch.no_grad()
-def test_wide_open_gates_are_no_gates(clips: Clips) -> None:
+def test_wide_open_gates_are_no_gates() -> None:
     gated, plain = tower(), tower(apply_attention=False)
     plain.load_state_dict({k: v for k, v in gated.state_dict().items() if not k.startswith("att")})
     for number in range(1, 6):
@@ -47,14 +47,14 @@ def test_wide_open_gates_are_no_gates(clips: Clips) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()
-def test_channels_pass_one_by_one_and_are_added(training: bool, clips: Clips) -> None:
+def test_channels_pass_one_by_one_and_are_added(training: bool) -> None:
     module = tower().train(training)
     stereo = clips(3, channels=2)
     left, right = (module(stereo[:, [channel]]) for channel in (0, 1))
     torch.testing.assert_close(module(stereo), left + right - module.fc.bias, rtol=1e-4, atol=1e-4)
 
 
-def test_front_ends_agree_on_frames_and_bands(learned: ESResNeXt, clips: Clips) -> None:
+def test_front_ends_agree_on_frames_and_bands(learned: ESResNeXt) -> None:
     fourier = tower(spectrum="stft")
     assert not any(name.startswith("fbsp") for name in fourier.state_dict())
     for samples in (50, 200, 201, 4000):
@@ -80,7 +80,7 @@ def test_audio_is_rescaled_to_one() -> None:
     assert highest_bin[127, 0].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_spectrogram_can_be_resized_and_two_sided(clips: Clips) -> None:
+def test_spectrogram_can_be_resized_and_two_sided() -> None:
     assert tower(spec_height=32, spec_width=20).decibels(clips(1)).shape == (1, 1, 3, 32, 20)
     assert tower(spec_width=20).decibels(clips(1)).shape == (1, 1, 3, 43, 20)
     double = tower(onesided=False)
@@ -90,7 +90,7 @@ def test_spectrogram_can_be_resized_and_two_sided(clips: Clips) -> None:
     assert tower(onesided=False, spectrum="stft").power(clips(1)).shape[2:4] == (3, 2 * 129 // 3)
 
 
-def test_penalty_is_that_of_the_bank_and_both_reach_the_wavelets(clips: Clips) -> None:
+def test_penalty_is_that_of_the_bank_and_both_reach_the_wavelets() -> None:
     module = tower().train()
     features, penalty = module.forward_with_penalty(clips(2))
     assert module.fbsp is not None
@@ -100,7 +100,7 @@ def test_penalty_is_that_of_the_bank_and_both_reach_the_wavelets(clips: Clips) -
         assert gradient.isfinite().all()
 
 
-def test_no_gradient_flows_to_the_waveform(learned: ESResNeXt, clips: Clips) -> None:
+def test_no_gradient_flows_to_the_waveform(learned: ESResNeXt) -> None:
     audio = clips(1).requires_grad_()
     learned(audio).sum().backward()
     assert audio.grad is None
@@ -108,14 +108,14 @@ def test_no_gradient_flows_to_the_waveform(learned: ESResNeXt, clips: Clips) -> 
 
 
 @torch.no_grad()
-def test_spectrogram_keeps_float32_under_autocast(learned: ESResNeXt, clips: Clips) -> None:
+def test_spectrogram_keeps_float32_under_autocast(learned: ESResNeXt) -> None:
     plain = learned.decibels(clips(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(learned.decibels(clips(1)), plain)
 
 
 @torch.no_grad()
-def test_precision_follows_the_module(clips: Clips) -> None:
+def test_precision_follows_the_module() -> None:
     module = tower()
     single = module(clips(1))
     torch.testing.assert_close(module.double()(clips(1).double()).float(), single, rtol=1e-3, atol=1e-3)
@@ -124,7 +124,7 @@ def test_precision_follows_the_module(clips: Clips) -> None:
 
 
 @torch.no_grad()
-def test_int16_audio_is_taken_as_it_is(learned: ESResNeXt, clips: Clips) -> None:
+def test_int16_audio_is_taken_as_it_is(learned: ESResNeXt) -> None:
     audio = clips(1).round().to(torch.int16)
     assert torch.equal(learned(audio), learned(audio.float()))
 
@@ -140,7 +140,7 @@ def test_window_is_exact_when_built_in_float64() -> None:
     assert (window.numpy() == get_window("blackmanharris", 200, fftbins=True)).all()
 
 
-def test_the_first_step_in_float32_has_finite_gradients(clips: Clips) -> None:
+def test_the_first_step_in_float32_has_finite_gradients() -> None:
     module = tower().train()
     features, penalty = module.forward_with_penalty(clips(2))
     (features.square().sum() + penalty).backward()
@@ -151,7 +151,7 @@ def test_the_first_step_in_float32_has_finite_gradients(clips: Clips) -> None:
         assert parameter.grad.abs().max().item() == pytest.approx(1.0)
 
 
-def test_audio_in_unit_range_is_refused_in_eval_mode_only(learned: ESResNeXt, clips: Clips) -> None:
+def test_audio_in_unit_range_is_refused_in_eval_mode_only(learned: ESResNeXt) -> None:
     quiet = clips(2) / 32768
     with pytest.raises(ValueError, match=r"peak of 0\.\d+.*Multiply by 32768"):
         learned(quiet)

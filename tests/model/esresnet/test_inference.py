@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
@@ -14,6 +13,7 @@ from torchvision.models.resnet import Bottleneck
 from model.esresnet.attention import Gate
 from model.esresnet.esresnext import ESResNeXt, compute_dtype
 from model.esresnet.inference import FusedBottleneck, FusedGate, can_fuse, folded, fuse, inference_copy
+from tests.small_backbone import clips
 
 CPU = torch.device("cpu")
 HALVES = [dtype for dtype in (torch.bfloat16, torch.float16) if can_fuse(CPU, dtype)]
@@ -68,9 +68,7 @@ def opening(module: ESResNeXt, number: int, x: Tensor, size: tuple[int, ...]) ->
         {"spec_height": 33, "spec_width": 70},
     ],
 )
-def test_features_are_those_of_the_plain_formula(
-    arguments: dict[str, Any], clips: Callable[..., Tensor]
-) -> None:
+def test_features_are_those_of_the_plain_formula(arguments: dict[str, Any]) -> None:
     module = tower(**arguments)
     audio = clips(2, channels=2, samples=5100)
     expected = plain(module, audio)
@@ -81,7 +79,7 @@ def test_features_are_those_of_the_plain_formula(
         torch.testing.assert_close(module(audio), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_are_those_of_the_plain_formula(clips: Callable[..., Tensor]) -> None:
+def test_gradients_are_those_of_the_plain_formula() -> None:
     module = tower().train()
     other = copy.deepcopy(module)
     audio = clips(2, channels=2, samples=5100)
@@ -93,7 +91,7 @@ def test_gradients_are_those_of_the_plain_formula(clips: Callable[..., Tensor]) 
 
 
 @torch.no_grad()
-def test_autocast_stays_near_full_precision(clips: Callable[..., Tensor]) -> None:
+def test_autocast_stays_near_full_precision() -> None:
     module = tower().float()
     audio = clips(2, channels=2)
     exact = module(audio)
@@ -104,7 +102,7 @@ def test_autocast_stays_near_full_precision(clips: Callable[..., Tensor]) -> Non
 
 
 @torch.no_grad()
-def test_a_changed_weight_renews_the_copy(clips: Callable[..., Tensor]) -> None:
+def test_a_changed_weight_renews_the_copy() -> None:
     module, audio = tower(), clips(1)
     module(audio)
     for name in ("layer2.0.bn2.running_mean", "att3.conv_point.weight", "bn1.weight"):
@@ -117,7 +115,7 @@ def test_a_changed_weight_renews_the_copy(clips: Callable[..., Tensor]) -> None:
 
 
 @torch.no_grad()
-def test_copies_and_pickles_make_their_own_inference_copy(clips: Callable[..., Tensor]) -> None:
+def test_copies_and_pickles_make_their_own_inference_copy() -> None:
     module, audio = tower(), clips(1)
     names = list(module.state_dict())
     before = module(audio)
@@ -130,7 +128,7 @@ def test_copies_and_pickles_make_their_own_inference_copy(clips: Callable[..., T
 
 
 @torch.no_grad()
-def test_hooks_get_the_modules_own_results(clips: Callable[..., Tensor]) -> None:
+def test_hooks_get_the_modules_own_results() -> None:
     module, audio = tower(), clips(1)
     seen: list[Tensor] = []
     module(audio)
@@ -142,7 +140,7 @@ def test_hooks_get_the_modules_own_results(clips: Callable[..., Tensor]) -> None
 
 
 @torch.no_grad()
-def test_a_batch_norm_left_in_training_uses_its_batch(clips: Callable[..., Tensor]) -> None:
+def test_a_batch_norm_left_in_training_uses_its_batch() -> None:
     module, audio = tower(), clips(3)
     module(audio)
     module.bn1.train()
@@ -201,9 +199,7 @@ def test_a_fused_gate_equals_its_layers(kernel_size: tuple[int, int], size: tupl
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("arguments", [{}, {"apply_attention": False}, {"spec_height": 32, "spec_width": 32}])
 @torch.no_grad()
-def test_a_fused_tower_rounds_no_worse_than_its_layers(
-    arguments: dict[str, Any], dtype: torch.dtype, clips: Callable[..., Tensor]
-) -> None:
+def test_a_fused_tower_rounds_no_worse_than_its_layers(arguments: dict[str, Any], dtype: torch.dtype) -> None:
     module = tower(**arguments).float()
     audio = clips(2, channels=2, samples=5100)
     exact = copy.deepcopy(module).double()(audio)
@@ -231,9 +227,7 @@ def test_a_fused_tower_rounds_no_worse_than_its_layers(
 @needs_onednn
 @pytest.mark.parametrize("dtype", HALVES)
 @torch.no_grad()
-def test_the_copy_for_one_precision_is_not_used_for_another(
-    dtype: torch.dtype, clips: Callable[..., Tensor]
-) -> None:
+def test_the_copy_for_one_precision_is_not_used_for_another(dtype: torch.dtype) -> None:
     module = tower().float()
     audio = clips(2)
     full = module(audio)

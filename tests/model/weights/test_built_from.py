@@ -16,15 +16,16 @@ from ignite_trainer.checkpoints import checkpoint_files
 from model.audioclip import AudioCLIP
 from model.weights.built_from import built_from
 from model.weights.releases import WeightsError
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 PATH = "model.audioclip.AudioCLIP"
 BEST = "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
 
 
 @pytest.fixture(scope="module")
-def arguments(small_arguments: dict[str, Any]) -> dict[str, Any]:
+def arguments() -> dict[str, Any]:
     """Arguments as in a protocol."""
-    plain: dict[str, Any] = json.loads(json.dumps(small_arguments))
+    plain: dict[str, Any] = json.loads(json.dumps(SMALL_AUDIOCLIP))
     return {**plain, "pretrained": True, "assets": "/nowhere", "hop_length": 120}
 
 

@@ -9,7 +9,6 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from model.audioclip import AudioCLIP
 from model.weights.files import KNOWN_ARCHIVES, read_state_dict
 from model.weights.loading import load_weights, rename_to_fit
 from model.weights.releases import WeightsError, find_weights
+from tests.small_backbone import SMALL_AUDIOCLIP
 
 
 def network() -> nn.Sequential:
@@ -264,7 +264,7 @@ def test_two_entries_of_one_name_are_an_error() -> None:
 
 @pytest.mark.parametrize("wrapping", ["parallel", "averaged", "lightning"])
 def test_wrapped_weights_load_into_an_audioclip(
-    wrapping: str, small_model: AudioCLIP, small_arguments: dict[str, Any], tmp_path: Path
+    wrapping: str, small_model: AudioCLIP, tmp_path: Path
 ) -> None:
     state = dict(small_model.state_dict())
     content: dict[str, object] = {
@@ -273,7 +273,7 @@ def test_wrapped_weights_load_into_an_audioclip(
         "lightning": {"epoch": 3, "state_dict": {f"model.{name}": x for name, x in state.items()}},
     }[wrapping]
     torch.save(content, tmp_path / "model.pt")
-    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", **small_arguments)
+    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", **SMALL_AUDIOCLIP)
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
@@ -399,24 +399,19 @@ def test_weights_of_another_model_are_refused_in_a_few_lines(small_model: AudioC
     assert all(len(line) < 300 and "... and" in line for line in lines[1:])
 
 
-def test_a_model_comes_back_from_its_file_in_eval_mode(
-    small_model: AudioCLIP, small_arguments: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_model_comes_back_from_its_file_in_eval_mode(small_model: AudioCLIP, tmp_path: Path) -> None:
     torch.save({f"module.{k}": v for k, v in small_model.state_dict().items()}, tmp_path / "model.pt")
-    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", device="cpu", **small_arguments)
+    loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", device="cpu", **SMALL_AUDIOCLIP)
     assert not any(module.training for module in loaded.modules())
     audio = torch.full((1, 1, 2000), 500.0)
     torch.testing.assert_close(loaded.embed_text(["dog"]), small_model.embed_text(["dog"]))
     torch.testing.assert_close(loaded.encode_audio(audio), small_model.encode_audio(audio))
-    built = AudioCLIP(**small_arguments, pretrained=tmp_path / "model.pt")  # type: ignore[arg-type]
+    built = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=tmp_path / "model.pt")
     assert built.training
 
 
 def test_pretrained_true_is_clip_and_the_audio_classifier(
-    small_model: AudioCLIP,
-    small_arguments: dict[str, object],
-    tmp_path: Path,
-    take_for_released: Callable[[Path], None],
+    small_model: AudioCLIP, tmp_path: Path, take_for_released: Callable[[Path], None]
 ) -> None:
     state = small_model.state_dict()
     clip = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
@@ -426,7 +421,7 @@ def test_pretrained_true_is_clip_and_the_audio_classifier(
     torch.save(audio, tmp_path / "ESRNXFBSP.pt")
     take_for_released(tmp_path / "CLIP.pt")
     take_for_released(tmp_path / "ESRNXFBSP.pt")
-    model = AudioCLIP(**small_arguments, pretrained=True, assets=tmp_path)  # type: ignore[arg-type]
+    model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=True, assets=tmp_path)
     for name, tensor in model.state_dict().items():
         assert name.startswith("audio.fc.") or torch.equal(tensor, state[name]), name
 
@@ -434,9 +429,9 @@ def test_pretrained_true_is_clip_and_the_audio_classifier(
     for name, content in parts.values():
         torch.save({"state_dict": {f"model.{key}": x for key, x in content.items()}}, tmp_path / name)
     wrapped = {part: tmp_path / name for part, (name, _) in parts.items()}
-    model = AudioCLIP(**small_arguments, pretrained=wrapped)  # type: ignore[arg-type]
+    model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=wrapped)
     for name, tensor in model.state_dict().items():
         assert name.startswith("audio.fc.") or torch.equal(tensor, state[name]), name
 
     with pytest.raises(WeightsError, match=r"Weights do not fit AudioCLIP.*missing: audio\.|missing: logit"):
-        AudioCLIP(**small_arguments, pretrained=tmp_path / "CLIP.pt")  # type: ignore[arg-type]
+        AudioCLIP(**SMALL_AUDIOCLIP, pretrained=tmp_path / "CLIP.pt")
