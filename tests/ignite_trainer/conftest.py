@@ -20,5 +20,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def watched_device() -> Iterator[None]:
+    """Allow synchronisation again at the end of a test."""
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(tmp_path, capsys)

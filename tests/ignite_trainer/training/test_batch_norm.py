@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ignite_trainer.training.batch_norm import _OnCuda
-
-
-@pytest.fixture
-def watched_device() -> Iterator[None]:
-    """Allow synchronisation again at the end of a test."""
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ decisions (whole numbers, float64) are on the host anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,13 +140,6 @@ def test_a_step_of_the_audio_tower_with_augmentation_reads_nothing(tmp_path: Pat
     counts = reads_by_step(*training(small_tower(tmp_path, log_interval=100)))
     assert counts[:-1] == [0] * 5
     assert counts[-1]  # the loss, at the end of the epoch
-
-
-@pytest.fixture
-def watched_device() -> Iterator[None]:
-    """Allow synchronisation again at the end of a test."""
-    yield
-    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu
