@@ -179,10 +179,8 @@ def project(
 ) -> Projection:
     """Project the duration of a protocol, assuming that all runs of its `Sweep` take the same time.
 
-    Args:
-        protocol: protocol to project.
-        sizes: number of samples in each split.
-        samples_per_second: speed of "evaluation", and of "training" if there are epochs.
+    `sizes` has the number of samples in each split, `samples_per_second` the speed of "evaluation" and, if
+    there are epochs, of "training".
     """
     setup = protocol.setup
     evaluated = sizes["test"] * (1 + setup.epochs)

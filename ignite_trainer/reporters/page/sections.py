@@ -25,10 +25,6 @@ def prediction_sections(predictions: Predictions, folder: Path) -> list[Section]
 
     The confusion matrix is omitted if samples can have several classes, and the calibration if scores are not
     probabilities. Samples with non-finite scores are excluded and counted in the text.
-
-    Args:
-        predictions: predictions for one split, or pooled over several runs.
-        folder: folder for the figures, which are written atomically.
     """
     kept = statistics.finite(predictions)
     text = []
