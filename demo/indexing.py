@@ -39,6 +39,7 @@ from model.zero_shot import KINDS, SUFFIXES, Kind, label_probabilities
 from utils.datasets.sources.cache import default_cache_folder
 from utils.datasets.sources.cells import is_plain
 from utils.datasets.sources.walking import files_below
+from utils.fetching.atomic import whole_file
 
 Embedding: TypeAlias = NDArray[np.float32]
 
@@ -283,14 +284,11 @@ def write_store(folder: Path, stored: Stored) -> None:
     """Replace the contents of a store atomically."""
     rows = np.stack([*stored.embeddings.values()]) if stored.embeddings else np.empty((0, 0), np.float32)
     name = f"embeddings-{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.npy"
-    part = folder / f"{name}.part"
-    with part.open("wb") as file:
+    with whole_file(folder / name) as file:
         np.save(file, rows)
-    part.replace(folder / name)
     content = {**_facts(stored), "format": _FORMAT, "embeddings": name}
-    part = folder / f"{MANIFEST}.part"
-    part.write_text(json.dumps(content), encoding="ascii")
-    part.replace(folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as file:
+        file.write(json.dumps(content).encode("ascii"))
     for old in folder.glob("embeddings-*.npy"):
         if old.name != name:
             old.unlink()
