@@ -122,7 +122,7 @@ class AudioSet(ListedDataset):
             progress=progress,
         )
         if len(entries) < len(segments) or files.other_parts:
-            self.notice = f"{table_names}: {counted}.{_unused(files)}"
+            self.skipped_notice = f"{table_names}: {counted}.{_unused(files)}"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:

@@ -52,8 +52,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         entries: entries of this split.
         class_names: class names, as passed to the constructor.
         digest: hash of the entries.
-        notice: message that `prepare` logs about skipped samples, or None.
-        passed_over: message that `prepare` logs about ignored files, or None.
+        skipped_notice: message that `prepare` logs about skipped samples, or None.
+        ignored_notice: message that `prepare` logs about ignored files, or None.
         absent: listed files that are missing, with their lines, if the data set skips missing files.
         unused_columns: names of the table's unused columns, with suggestions for mistyped names.
         lines: line of each entry in `source`, int64; empty if unknown.
@@ -72,8 +72,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
     """Advice if segments lie beyond the ends of their files, which may already be cut into segments."""
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
-    notice: str | None = None
-    passed_over: str | None = None
+    skipped_notice: str | None = None
+    ignored_notice: str | None = None
     absent: tuple[str, ...] = ()
     unused_columns: str = ""
     lines: Sequence[int] | NDArray[np.int64] = ()
@@ -125,12 +125,12 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
                 of their files.
             OSError: The cache folder cannot be used.
         """
-        for message in filter(None, (self.notice, self.passed_over)):
+        for message in filter(None, (self.skipped_notice, self.ignored_notice)):
             logger.warning("%s", message)
         for message in format_findings(self._doubtful_names):
             logger.warning("%s: %s", self.title, message)
-        self.notice = None
-        self.passed_over = None
+        self.skipped_notice = None
+        self.ignored_notice = None
         self._doubtful_names = []
         self._refuse_times_of_sources()
         super().prepare(skip_unreadable=skip_unreadable)

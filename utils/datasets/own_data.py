@@ -107,8 +107,8 @@ class Table(ListedDataset):
         columns |= {"fold_column": fold_column, "split_column": split_column}
         content = read_folder(path) if path.is_dir() else read_own_table(path, columns, separator)
         self.unused_columns = content.unused_columns
-        if content.passed_over:
-            notices.append(f"Not read: {content.passed_over}.")
+        if content.ignored:
+            notices.append(f"Not read: {content.ignored}.")
         if content.held_out and fold is None and split is None:
             split = self.held_out_folders = content.held_out
             if share is not None:
@@ -144,9 +144,9 @@ class Table(ListedDataset):
             self.lines = lines if mask is None else lines[mask != train]
             self.source = path.name
         if absent and train:  # once for both splits
-            self.notice = f"{path}: {len(absent)} files are missing; {len(rows)} samples are left."
+            self.skipped_notice = f"{path}: {len(absent)} files are missing; {len(rows)} samples are left."
         if notices and train:
-            self.passed_over = f"{path}: {' '.join(notices)}"
+            self.ignored_notice = f"{path}: {' '.join(notices)}"
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:

@@ -94,7 +94,7 @@ def test_it_trains_on_balanced_unbalanced_or_both_and_evaluates_on_eval(
     assert train[0].audio.shape == (1, 100)
     if train_on != "unbalanced":
         assert train[0].labels == ["Dog", "Child speech, kid speaking"]
-    assert train.notice is None
+    assert train.skipped_notice is None
     assert test.record(1) == {"clip": "audio/eval/00000000001.flac"}
     assert test.digest != train.digest
 
@@ -113,7 +113,7 @@ def test_sounds_are_found_by_every_usual_name(root: Path, name: str, video: str)
     sound(root / name.format(video=video), 7)
     data = AudioSet(root, RATE)
     assert [entry.audio for entry in data.entries] == [name.format(video=video)]
-    assert ": 3 segments listed, 1 with a sound, 0 with images" in str(data.notice)
+    assert ": 3 segments listed, 1 with a sound, 0 with images" in str(data.skipped_notice)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_videos_and_other_parts_are_reported(root: Path) -> None:
     sound(root / "--BfvyPmVMo_20_30.wav", 1)
     sound(root / "Y_-U7XJMQWY_50_60.wav", 1)
     (root / "--4gqARaEJE.mp4").write_bytes(b"")
-    notice = AudioSet(root, RATE).notice
+    notice = AudioSet(root, RATE).skipped_notice
     assert notice is not None
     assert "1 (33.3%) are used. 1 files hold another part of their video" in notice
     assert "such as Y_-U7XJMQWY_50_60.wav. 1 segments have only a video" in notice

@@ -92,10 +92,10 @@ def inspect_listed(
 def _left_out(splits: Sequence[ListedDataset], absent: Severity) -> Iterator[Finding]:
     """Report the names of missing files if known, and otherwise the number of affected samples."""
     for dataset in splits:
-        if dataset.notice is not None and not dataset.absent:
-            yield warning("Part of the data set is missing.", dataset.notice)
-        if dataset.passed_over is not None:
-            yield warning("Part of the folder or the arguments is not used.", dataset.passed_over)
+        if dataset.skipped_notice is not None and not dataset.absent:
+            yield warning("Part of the data set is missing.", dataset.skipped_notice)
+        if dataset.ignored_notice is not None:
+            yield warning("Part of the folder or the arguments is not used.", dataset.ignored_notice)
     remedy = "Download it, or remove it from the data set; --Dataset.args.missing skip ignores such files."
     for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
         yield Finding(severity=absent, what="The file is missing.", where=path, remedy=remedy)

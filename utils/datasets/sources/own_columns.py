@@ -45,13 +45,13 @@ class Content(NamedTuple):
     Attributes:
         rows: rows, one per sample.
         unused_columns: names of unused columns, with suggestions for mistyped names; "" if all are used.
-        passed_over: message about ignored files; "" if no file is ignored.
+        ignored: message about ignored files; "" if no file is ignored.
         held_out: values of the split that are held out unless arguments say otherwise.
     """
 
     rows: list[Row]
     unused_columns: str = ""
-    passed_over: str = ""
+    ignored: str = ""
     held_out: tuple[str, ...] = ()
 
 

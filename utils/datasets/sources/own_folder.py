@@ -61,9 +61,9 @@ def read_folder(folder: Path) -> Content:
     empty = [name for name in classes or folders_of(folder) if name not in with_samples]
     inside = {"/".join(stem.split("/")[: depth + 1]): stem.count("/") > depth for stem in by_stem}
     all_deeper = all(inside.values()) and not splits
-    passed_over = _passed_over(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
+    ignored = _ignored(kinds, stray, empty, repeated, sorted(inside) if all_deeper else [])
     if not by_stem:
-        not_read = f" Not read: {passed_over}." if passed_over else ""
+        not_read = f" Not read: {ignored}." if ignored else ""
         raise ValueError(f"{folder} has no sounds or images in class folders.{not_read}")
     rows = []
     for stem, (sounds, pictures) in by_stem.items():
@@ -75,7 +75,7 @@ def read_folder(folder: Path) -> Content:
     held_out = tuple(name for name in splits if _plain(name) not in _TRAINED_ON)
     if len(held_out) == len(splits):  # nothing would be left to train on
         held_out = ()
-    return Content(rows, passed_over=passed_over, held_out=held_out)
+    return Content(rows, ignored=ignored, held_out=held_out)
 
 
 def _splits(folder: Path, paths: Sequence[PurePosixPath]) -> list[str]:
@@ -112,7 +112,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[ _-]?(set|data|split)$", "", name.lower())
 
 
-def _passed_over(
+def _ignored(
     kinds: Mapping[str, int],
     stray: Sequence[str],
     empty: Sequence[str],

@@ -56,7 +56,7 @@ def test_sounds_and_images_of_all_decodable_kinds_are_read(tmp_path: Path) -> No
     assert sorted(str(data.record(index)["clip"]) for index in range(7)) == sorted(names)
     assert sum(data[index].audio is not None for index in range(7)) == 5
     assert sum(data[index].image is not None for index in range(7)) == 2
-    assert data.passed_over is None
+    assert data.ignored_notice is None
 
 
 def test_a_run_and_the_check_report_what_is_not_read(
@@ -101,7 +101,7 @@ def test_links_are_followed_and_each_folder_is_entered_once(tmp_path: Path) -> N
         "dog/1.wav": ["dog"],
         "dog/old/2.wav": ["dog"],
     }
-    assert Table(root, RATE, cache=False).passed_over == (
+    assert Table(root, RATE, cache=False).ignored_notice == (
         f"{root}: Not read: classes without a supported sound or image: wolf; links to folders that are "
         "read already: wolf, cat/self, cat/up, dog/back."
     )
@@ -182,7 +182,9 @@ def test_folders_called_train_and_test_are_splits(tmp_path: Path, caplog: pytest
     assert samples(tmp_path) == {"train/dog/1.wav": ["dog"], "train/sea_waves/2.wav": ["sea waves"]}
     assert samples(tmp_path, train=False).keys() == {"Test/dog/1.wav", "Test/sea_waves/4.wav"}
     assert test.results_name == f"{tmp_path.stem} (4 samples, held out: Test)"
-    assert train.passed_over == f"{tmp_path}: Not read: 1 outside the class folders, such as train/stray.wav."
+    assert (
+        train.ignored_notice == f"{tmp_path}: Not read: 1 outside the class folders, such as train/stray.wav."
+    )
     with caplog.at_level(logging.WARNING):
         by_share = Table(tmp_path, RATE, share=0.5, cache=False)
         by_share.prepare()
@@ -203,12 +205,12 @@ def test_if_all_files_are_deeper_than_the_classes_a_run_names_the_inner_folders(
     put(tmp_path, "fold1/dog/1.wav", "fold1/sea/2.wav", "fold2/dog/a/3.wav")
     data = Table(tmp_path, RATE, cache=False)
     assert data.class_names == ["fold1", "fold2"]
-    assert data.passed_over == (
+    assert data.ignored_notice == (
         f"{tmp_path}: Not read: names of folders inside the class folders: fold1/dog, fold1/sea, fold2/dog "
         "(if those are the classes, name the folder above them, or call the splits train and test)."
     )
     put(tmp_path, "fold2/4.wav")
-    assert Table(tmp_path, RATE, cache=False).passed_over is None
+    assert Table(tmp_path, RATE, cache=False).ignored_notice is None
 
 
 def test_class_names_are_stripped_of_spaces_and_line_breaks(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_names_that_are_not_utf8_are_errors(tmp_path: Path) -> None:
 
 def test_messages_show_names_that_are_not_utf8(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav", f"dog/x.{LATIN}")
-    said = Table(tmp_path, cache=False).passed_over
+    said = Table(tmp_path, cache=False).ignored_notice
     assert said == f"{tmp_path}: Not read: 1 .caf\\xe9."
     root = tmp_path / "made"
     MadeSounds(root, progress=False, cache=tmp_path, seconds=0.3, clips_per_class_and_fold=1)

@@ -111,7 +111,7 @@ def test_rows_without_a_fold_or_split_are_trained_on_and_counted(
     train, test = (Table(table, RATE, train=train, **{column: value}) for train in (True, False))  # type: ignore[arg-type]
     assert (len(train), len(test)) == (3, 2)
     said = f"{table}: 2 of 5 rows have no {column}; they are used for training (first: line 5)."
-    assert (train.passed_over, test.passed_over) == (said, None)
+    assert (train.ignored_notice, test.ignored_notice) == (said, None)
     found = Table.inspect_data(table=str(table), sample_rate=RATE, **{column: value}).findings
     assert said in [one.where for one in found]
 
