@@ -59,7 +59,7 @@ class AudioSet(ListedDataset):
     """
 
     title: ClassVar[str] = "AudioSet"
-    to_take_whole: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
+    segments_remedy: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
 
     def __init__(
         self,

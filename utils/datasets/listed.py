@@ -17,7 +17,7 @@ from model.audio_input import Waveform, read_audio
 from model.sounds.decoding import Segment
 from utils.datasets.cached import RESAMPLED, CachedDataset
 from utils.datasets.checks.names import name_findings
-from utils.datasets.checks.segments import times_of_sources
+from utils.datasets.checks.segments import misplaced_segments
 from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
 from utils.datasets.sources.frames import Frames
@@ -68,7 +68,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
 
     title: ClassVar[str] = "Table"
     decoding: ClassVar[str] = RESAMPLED
-    to_take_whole: ClassVar[str] = "Correct their times."
+    segments_remedy: ClassVar[str] = "Correct their times."
     """Advice if segments lie beyond the ends of their files, which may already be cut into segments."""
     folds: tuple[int, ...] = ()
     held_out: tuple[int, ...] = ()
@@ -132,7 +132,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         self.skipped_notice = None
         self.ignored_notice = None
         self._doubtful_names = []
-        self._refuse_times_of_sources()
+        self._refuse_misplaced_segments()
         super().prepare(skip_unreadable=skip_unreadable)
 
     def decode(self, path: Path, segment: Segment | None = None) -> Waveform:
@@ -193,7 +193,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         if cached:
             return self._opened()[int(self._positions[index])]
         if entry.segment is not None:
-            self._refuse_times_of_sources()
+            self._refuse_misplaced_segments()
         return self.decode(self.root / str(entry.audio), entry.segment)
 
     def _image(self, entry: Entry) -> Tensor | Frames | None:
@@ -212,13 +212,13 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
             self.prepare()
         return self._cache
 
-    def _refuse_times_of_sources(self) -> None:
-        if self._times_of_sources:
-            raise ValueError(f"{self._times_of_sources} {self.to_take_whole}")
+    def _refuse_misplaced_segments(self) -> None:
+        if self._misplaced_segments:
+            raise ValueError(f"{self._misplaced_segments} {self.segments_remedy}")
 
     @cached_property
-    def _times_of_sources(self) -> str:
-        return times_of_sources(self.root, self.entries)
+    def _misplaced_segments(self) -> str:
+        return misplaced_segments(self.root, self.entries)
 
 
 def check_frames(frames: object) -> None:

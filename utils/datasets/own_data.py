@@ -59,7 +59,7 @@ class Table(ListedDataset):
         ValueError: An argument or the table is invalid; the message names file, line and column.
     """
 
-    to_take_whole: ClassVar[str] = (
+    segments_remedy: ClassVar[str] = (
         "Correct their times; if the files are these parts already, cut from longer recordings, set "
         '"start": false, "end": false and "duration": false, and they are taken whole.'
     )

@@ -71,7 +71,7 @@ def inspect_listed(
     findings += sound_findings(train, heard)
     findings += too_long(train.sample_rate, train.mono, read_whole)
     findings += equal(read_whole, place=place)
-    findings += segment_findings(placed, usable, place=place, remedy=train.to_take_whole)
+    findings += segment_findings(placed, usable, place=place, remedy=train.segments_remedy)
     seconds = _seconds(placed, usable)
     spaces = []
     if train.is_to_be_decoded():

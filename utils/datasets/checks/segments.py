@@ -50,7 +50,7 @@ class Part(NamedTuple):
         return in_brackets(self.name, ", ", self.place, self.label)
 
 
-def times_of_sources(root: Path, entries: Entries) -> str:
+def misplaced_segments(root: Path, entries: Entries) -> str:
     """Return an error message if most segments lie beyond the ends of their files, and "" otherwise.
 
     Reads the headers of a few files.
