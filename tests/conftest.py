@@ -78,6 +78,14 @@ def nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("model.weights.fetch.PAUSE_SECONDS", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep decoded audio of a test away from the user's cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
     """Find a folder of `../shared/data`, beside the repository, or skip the test."""

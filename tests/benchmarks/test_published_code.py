@@ -93,10 +93,7 @@ def test_clips_augmented_one_at_a_time_are_those_augmented_together(monkeypatch:
 
 
 @pytest.mark.slow
-def test_the_quickstart_is_compared_with_both_baselines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
+def test_the_quickstart_is_compared_with_both_baselines(tmp_path: Path) -> None:
     words = f"""-c {PROTOCOLS}/quickstart.json -M {tmp_path}/results -b 4 --benchmark 2
         --Dataset.args.seconds 0.3 --Dataset.args.clips_per_class_and_fold 1""".split()
     command = [sys.executable, published_code.__file__, *words]

@@ -55,13 +55,6 @@ def _loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("demo.weights.Weights.load", lambda _: small_model)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use a cache folder of the test."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def command(
     weights_folder: Path, _loaded_before: None, capsys: pytest.CaptureFixture[str]

@@ -88,14 +88,14 @@ def test_renamed_copied_and_touched_files_are_not_embedded_again(
 
 
 def test_changed_files_are_embedded_again_and_deleted_ones_dropped(
-    folder: Path, update: Callable[[], Update], own_cache: Path
+    folder: Path, update: Callable[[], Update], cache_folder: Path
 ) -> None:
     update()
     shutil.copy(folder / "more/sound_0101.wav", folder / "sound_0000.wav")  # of content that is known
     (folder / "picture_0000.png").unlink()
     (folder / "sound_0002.wav").write_bytes((folder / "sound_0002.wav").read_bytes()[:-2] + b"\x01\x02")
     assert update() == Update(found=11, embedded=1, removed=1, wrong={})
-    (store,) = own_cache.glob("index-*")
+    (store,) = cache_folder.glob("index-*")
     assert len(read_store(store).embeddings) == 10  # of 11 files, two of them alike
     assert len([*store.glob("embeddings-*.npy")]) == 1
 
@@ -155,9 +155,9 @@ def test_an_interrupted_update_keeps_its_embeddings(
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"format": 2, "embeddings": "absent.npy"}'])
-def test_a_damaged_store_is_rebuilt(update: Callable[[], Update], own_cache: Path, damage: str) -> None:
+def test_a_damaged_store_is_rebuilt(update: Callable[[], Update], cache_folder: Path, damage: str) -> None:
     update()
-    (store,) = own_cache.glob("index-*")
+    (store,) = cache_folder.glob("index-*")
     (store / MANIFEST).write_text(damage)
     assert update().embedded == 12
 
@@ -263,13 +263,13 @@ def test_mistakes_are_reported(
     assert said.format(tmp=tmp_path) in done.err
 
 
-def test_the_manifest_describes_files_and_rows(update: Callable[[], Update], own_cache: Path) -> None:
+def test_the_manifest_describes_files_and_rows(update: Callable[[], Update], cache_folder: Path) -> None:
     update()
-    (store,) = own_cache.glob("index-*")
+    (store,) = cache_folder.glob("index-*")
     manifest = json.loads((store / MANIFEST).read_text())
     assert len(manifest["files"]) == 12
     size, _, sha256 = manifest["files"]["sound_0000.wav"]
-    assert size == (own_cache.parent / "mine/sound_0000.wav").stat().st_size
+    assert size == (cache_folder.parent / "mine/sound_0000.wav").stat().st_size
     row = manifest["contents"].index(f"audio:{sha256}")
     assert np.linalg.norm(np.load(store / manifest["embeddings"])[row]) == pytest.approx(1.0, abs=1e-5)
 

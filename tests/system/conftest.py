@@ -19,11 +19,6 @@ QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
 Command = Callable[..., Done]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the command on a shipped protocol by its name, or on content; results are in `results`."""

@@ -97,9 +97,8 @@ def by_hand(model: AudioCLIP, root: Path, rows: list[dict[str, str]]) -> NDArray
 
 
 def test_scores_do_not_depend_on_batches_workers_and_cache(
-    model: AudioCLIP, checkpoint: Path, ten_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: AudioCLIP, checkpoint: Path, ten_clips: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     first = predictions(ten_clips, checkpoint, tmp_path / "first", "-b", "4", "-W", "0")
     assert len(first) == 10
     assert np.abs(scores(first) - by_hand(model, ten_clips, first)).max() < 1e-4
@@ -118,9 +117,7 @@ def test_every_real_clip_has_the_same_scores_as_alone(
     checkpoint: Path,
     real_data: Callable[[str], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     root = real_data("esc18")
     first = predictions(root, checkpoint, tmp_path / "first", "-b", "16", "-W", "0")
     assert len(first) == 720

@@ -15,14 +15,6 @@ import soundfile
 from numpy.typing import NDArray
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep decoded audio of a test away from the user's cache folder."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(folder))
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder of eight sounds, 0.wav to 7.wav: a second of noise at 8 kHz."""

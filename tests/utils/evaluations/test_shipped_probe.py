@@ -27,9 +27,8 @@ SMALL = """
 
 
 @pytest.fixture
-def protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def protocol(tmp_path: Path) -> list[str]:
     """Return the command of a small run on 6 classes with 2 clips in each of 5 folds."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     made = MadeSounds(
         tmp_path / "ESC-50", seconds=0.3, clips_per_class_and_fold=2, cache=tmp_path / "cache", progress=False
     )

@@ -74,12 +74,6 @@ URBAN_FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep decoded audio of a test away from the user's cache folder."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def publish(web: Web, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Published]]:
     """Put small archives on the server in place of the published ones, and describe these instead."""

@@ -34,13 +34,6 @@ def several() -> AudioCLIP:
     return tiny_audioclip(multilabel=True).eval()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of decoded clips."""
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     """Make a table of four sounds in two folds, with one, no, two and one label; the last lacks its sound."""
@@ -102,9 +95,9 @@ def test_an_unscored_training_split_needs_only_what_training_needs(single: Audio
     assert found(Contrastive(), single, table, train_is_scored=False) == [held_out]
 
 
-def test_checks_decode_nothing_into_the_cache(single: AudioCLIP, table: Path, cache: Path) -> None:
+def test_checks_decode_nothing_into_the_cache(single: AudioCLIP, table: Path, cache_folder: Path) -> None:
     found(Contrastive(), single, table)
-    assert not cache.exists()
+    assert not cache_folder.exists()
     dataset = Table(table, fold=1, separator=";", train=False)
     unprepared, prepared = dataset.look_at(0), dataset[0]
     np.testing.assert_array_equal(unprepared.audio, prepared.audio)

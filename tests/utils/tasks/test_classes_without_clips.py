@@ -138,9 +138,8 @@ def test_a_data_set_that_does_not_know_its_labels_gives_no_warning(tmp_path: Pat
 
 
 def test_the_check_of_a_protocol_names_a_class_without_training_clips(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AUDIOCLIP_CACHE", str(tmp_path / "cache"))
     args = shards(tmp_path / "data")
     protocol = {
         "Setup": {"name": "C", "batch_train": 2, "epochs": 1, "saved_models_path": str(tmp_path / "none")},
