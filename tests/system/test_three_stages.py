@@ -14,9 +14,8 @@ from toy_research.ranks import on_ranks
 
 from ignite_trainer.commands import cli
 from tests.small_backbone import small_backbone
+from tests.system.conftest import DEFAULTS, ROOT
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 STAGES = ("Scenes-1-Audio", "Scenes-2-Partial", "Scenes-3-Full")
 DIRECTIONS = {f"{a} -> {b}" for a, b in itertools.permutations(("audio", "image", "text"), 2)}
 

@@ -19,17 +19,15 @@ from demo import search
 from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
+from tests.system.conftest import DEFAULTS, QUIET, ROOT
 from utils import export
 
-ROOT = Path(__file__).parents[2]
-DEFAULTS = ROOT / "protocols/defaults.json"
 RESULTS = "results/Quickstart"
 SMALL_DATA = """
     --Dataset.args.clips_per_class_and_fold 1 --Dataset.args.seconds 0.2 --Dataset.args.progress false
     --Transforms.3.args.out_len 8820 --Transforms.4.args.out_len 8820
     --Transforms.6.args.out_len 8820 --Transforms.7.args.out_len 8820 --Setup.skip_train_evaluation true
 """.split()  # noqa: SIM905
-QUIET = ["--Reporters", json.dumps([{"class": "ignite_trainer.reporters.JsonLines"}])]
 
 
 def blocks(readme: str, language: str) -> list[str]:

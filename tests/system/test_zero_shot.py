@@ -15,13 +15,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
+from tests.system.conftest import QUIET, Command
 
-ROOT = Path(__file__).parents[2]
-PROTOCOL = ROOT / "protocols/audioclip-esc50-zeroshot.json"
 WINDOW = 220500
-QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
 
 pytestmark = pytest.mark.real_data
 
@@ -63,13 +60,12 @@ def ten_clips(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
     return root
 
 
-def predictions(root: Path, checkpoint: Path, results: Path, *flags: str) -> list[dict[str, str]]:
+def predictions(
+    command: Command, root: Path, checkpoint: Path, results: Path, *flags: str
+) -> list[dict[str, str]]:
     """Run the shipped protocol and read its predictions."""
-    command = ["-c", str(PROTOCOL), "-M", str(results), "--Dataset.args.root", str(root), *flags, *QUIET]
-    status = cli.main(
-        [*command, "--Model.args.pretrained", str(checkpoint)], defaults=ROOT / "protocols/defaults.json"
-    )
-    assert status == 0
+    words = ["--Dataset.args.root", root, "--Model.args.pretrained", checkpoint, "-M", results]
+    assert command("audioclip-esc50-zeroshot", *words, *flags, *QUIET).status == 0
     with next(results.rglob("predictions.csv")).open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -97,12 +93,12 @@ def by_hand(model: AudioCLIP, root: Path, rows: list[dict[str, str]]) -> NDArray
 
 
 def test_scores_do_not_depend_on_batches_workers_and_cache(
-    model: AudioCLIP, checkpoint: Path, ten_clips: Path, tmp_path: Path
+    model: AudioCLIP, checkpoint: Path, ten_clips: Path, tmp_path: Path, command: Command
 ) -> None:
-    first = predictions(ten_clips, checkpoint, tmp_path / "first", "-b", "4", "-W", "0")
+    first = predictions(command, ten_clips, checkpoint, tmp_path / "first", "-b", "4", "-W", "0")
     assert len(first) == 10
     assert np.abs(scores(first) - by_hand(model, ten_clips, first)).max() < 1e-4
-    cached = predictions(ten_clips, checkpoint, tmp_path / "cached", "-b", "3", "-W", "2")
+    cached = predictions(command, ten_clips, checkpoint, tmp_path / "cached", "-b", "3", "-W", "2")
     assert [row["clip"] for row in cached] == [row["clip"] for row in first]
     assert np.abs(scores(cached) - scores(first)).max() < 1e-5
     record = json.loads(next((tmp_path / "first").rglob("result.json")).read_text())
@@ -117,12 +113,13 @@ def test_every_real_clip_has_the_same_scores_as_alone(
     checkpoint: Path,
     real_data: Callable[[str], Path],
     tmp_path: Path,
+    command: Command,
 ) -> None:
     root = real_data("esc18")
-    first = predictions(root, checkpoint, tmp_path / "first", "-b", "16", "-W", "0")
+    first = predictions(command, root, checkpoint, tmp_path / "first", "-b", "16", "-W", "0")
     assert len(first) == 720
     ten = first[::72]
     expected = by_hand(model, root, ten)
     assert np.abs(scores(ten) - expected).max() < 1e-4
-    cached = predictions(root, checkpoint, tmp_path / "cached", "-b", "11", "-W", "2")
+    cached = predictions(command, root, checkpoint, tmp_path / "cached", "-b", "11", "-W", "2")
     assert np.abs(scores(cached) - scores(first)).max() < 1e-5
