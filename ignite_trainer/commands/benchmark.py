@@ -137,7 +137,7 @@ def contenders(
     seed = torch.seed() % 2**32 if protocol.setup.seed is None else protocol.setup.seed
     setup = protocol.setup.model_copy(update={"seed": seed, "suffix": "benchmark"})
     protocol = protocol.model_copy(update={"setup": setup, "evaluations": {}, "reporters": []})
-    blueprints = {OURS: draw(protocol, trusted=trusted, source=source)}
+    blueprints = {OURS: draw(protocol, trusted=trusted, source=source, yardsticks=True)}
     for name, spec in protocol.yardsticks.items():
         where = f"Yardsticks.{name}"
         yardstick = build(blueprints[OURS].yardsticks[name], spec.args, where=where)

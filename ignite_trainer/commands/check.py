@@ -114,7 +114,8 @@ class Checker:
         except ProtocolError as error:
             problems = error.problems
         try:
-            return [draw(protocol.model_copy(update={"sweep": {}}), trusted=self._trusted)], problems
+            single = protocol.model_copy(update={"sweep": {}})
+            return [draw(single, trusted=self._trusted, yardsticks=True)], problems
         except ProtocolError as error:
             return [], list(dict.fromkeys([*problems, *error.problems]))
 

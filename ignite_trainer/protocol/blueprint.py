@@ -65,7 +65,7 @@ class Blueprint:
         transforms: for each entry of `Transforms`, the class or function to call with its arguments.
         metrics: class of each line, keyed by the line's JSON path.
         evaluations: class of each entry, by name.
-        yardsticks: class of each entry, by name.
+        yardsticks: class of each entry, by name; empty if `draw` did not include them.
         dataset_args: arguments of the data set, without the loader's arguments.
         split: argument that selects the training or the held-out split.
         shuffle: whether the training split is shuffled.
@@ -98,13 +98,20 @@ class Blueprint:
         return replace(self, protocol=self.protocol.model_copy(update={"setup": setup}))
 
 
-def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None = None) -> Blueprint:
+def draw(
+    protocol: Protocol,
+    *,
+    trusted: Iterable[str] = (),
+    source: str | None = None,
+    yardsticks: bool = False,
+) -> Blueprint:
     """Import every class in a protocol, and compare its arguments with its signature.
 
     Args:
         protocol: validated protocol.
         trusted: packages whose classes are allowed in addition to `TRUSTED_PACKAGES`.
         source: file of the protocol, for messages.
+        yardsticks: whether to include `Yardsticks`, which runs do not need.
 
     Raises:
         ProtocolError: A class or an argument is invalid. The error lists every problem in the protocol.
@@ -127,7 +134,7 @@ def draw(protocol: Protocol, *, trusted: Iterable[str] = (), source: str | None 
         ],
         metrics={where: find.find(line, "Metrics", where) for where, line in protocol.lines.items()},
         evaluations=find.by_name(protocol.evaluations, "Evaluations"),
-        yardsticks=find.by_name(protocol.yardsticks, "Yardsticks"),
+        yardsticks=find.by_name(protocol.yardsticks if yardsticks else {}, "Yardsticks"),
         reporters=find.reporters(protocol),
         dataset_args=dataset_args,
         split=split,

@@ -58,7 +58,7 @@ def hostile(root: Path, path: str, args: dict[str, Any]) -> dict[str, Any]:
 
 SECTIONS = (
     *("Model", "Task", "Optimizer", "Scheduler", "Dataset", "Transforms[0]", "Metrics.P.lines[0]"),
-    *("Evaluations.e", "Yardsticks.y", "Reporters[0]"),
+    *("Evaluations.e", "Reporters[0]"),
 )
 
 
@@ -81,10 +81,12 @@ def test_a_hostile_class_is_refused_in_every_section(
     path: str, reason: str, tmp_path: Path, command: Command
 ) -> None:
     canary = tmp_path / "canary"
-    refused = command(hostile(tmp_path, path, {"command": f"touch {canary}", "args": f"touch {canary}"}))
-    assert refused.status == 2
+    protocol = hostile(tmp_path, path, {"command": f"touch {canary}", "args": f"touch {canary}"})
+    refused, measured = command(protocol), command(protocol, "--benchmark", "1")
+    assert (refused.status, measured.status) == (2, 2)
     assert [name for name in SECTIONS if f"{name}.class is {path}" in refused.err] == list(SECTIONS)
     assert refused.err.count(reason) >= len(SECTIONS)
+    assert f"Yardsticks.y.class is {path}" in measured.err  # a run needs none
     assert not canary.exists()
     assert not (tmp_path / "results").exists()
 

@@ -394,6 +394,15 @@ def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(name: str, 
     assert command("--resume", folder).status == 0
 
 
+def test_a_run_needs_no_yardstick_and_resumes_without_one_that_is_gone(command: Command) -> None:
+    path = command.write(**CHANGES, Yardsticks={"old": {"class": "utils.benchmarks.PublishedWay"}})
+    assert command("-c", path).status == 0
+    folder = only_run(command.results)
+    (folder / "result.json").unlink()
+    assert command("--resume", folder).status == 0
+    assert 'no "PublishedWay"' in command("-c", path, "--benchmark", "1").err
+
+
 @pytest.mark.usefixtures("handlers_are_put_back")
 def test_a_signal_during_data_preparation_ends_the_command_the_same_way(
     tmp_path: Path, command: Command
