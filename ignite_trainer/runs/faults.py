@@ -26,6 +26,7 @@ from ignite_trainer.training.lone_samples import DroppedField
 from ignite_trainer.training.optimizer_steps import NonFinite, StepWatch, non_finite_weights
 
 _SKIPPED_STEPS = "steps skipped"
+_FORMER_KINDS = {"steps left out": _SKIPPED_STEPS}  # in states saved before the kind was renamed
 # Messages from gloo and NCCL when another process has exited.
 _PROCESS_EXITED = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -61,7 +62,7 @@ class FaultPolicy:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from saved counts."""
         self.counts.clear()
-        self.counts.update(state)
+        self.counts.update({_FORMER_KINDS.get(kind, kind): count for kind, count in state.items()})
 
     def all_counts(self, unreadable: Iterable[UnreadableSamples]) -> dict[str, int]:
         """Return the number of faults of each kind, including skipped samples; zeros are omitted."""
@@ -142,7 +143,8 @@ class FaultPolicy:
     def _end(self, found: NonFinite) -> None:
         names = self._report(found, "the run ends")
         samples = f", in a step with {listing(names)}" if names else ""
-        before = "".join(f" Before that: {count} {kind}." for kind, count in self.counts.items())
+        counts = ", ".join(f"{kind} ({count})" for kind, count in self.counts.items())
+        before = f" Earlier faults: {counts}." if counts else ""
         advice = "Inspect these samples, or start" if names else "Start"
         advice += " a new run with a lower Optimizer.args.lr."
         if self._faults.not_finite == "stop":

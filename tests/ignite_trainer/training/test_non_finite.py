@@ -14,7 +14,10 @@ from toy_research.protocols import run_toy
 from toy_research.records import events, only_run
 from toy_research.watching import Notebook
 
+from ignite_trainer.api.reporter import Reporter
 from ignite_trainer.data.loader import Batch
+from ignite_trainer.protocol.sections import Faults
+from ignite_trainer.runs.faults import FaultPolicy
 from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training.engines import running_loss
 from ignite_trainer.training.optimizer_steps import (
@@ -148,13 +151,21 @@ def test_skipped_steps_are_counted_in_the_result(tmp_path: Path) -> None:
 
 
 def test_no_more_steps_are_skipped_than_allowed(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"^The loss is nan at epoch 1, .* Before that: 1 steps skipped\."):
+    with pytest.raises(
+        RunFailed, match=r"^The loss is nan at epoch 1, .* Earlier faults: steps skipped \(1\)\."
+    ):
         run_toy(
             tmp_path,
             Dataset={"class": FAULTY, "args": {"fold": 1, "nan": list(range(30))}},
             Setup__epochs=1,
             Faults={"not_finite": "skip", "not_finite_at_most": 1},
         )
+
+
+def test_skipped_steps_in_a_state_of_an_earlier_version_count(tmp_path: Path) -> None:
+    policy = FaultPolicy(Faults(not_finite="skip"), [], folder=tmp_path, reporters=Reporter())
+    policy.load_state_dict({"steps left out": 3, "other": 1})
+    assert policy.state_dict() == {"steps skipped": 3, "other": 1}
 
 
 @pytest.mark.gpu
