@@ -18,7 +18,7 @@ from utils.datasets.sample import Entries
 from utils.datasets.sources.cells import shortlist
 from utils.datasets.sources.own_columns import Row, read_own_table
 from utils.datasets.sources.own_folder import read_folder
-from utils.datasets.sources.own_times import Column
+from utils.datasets.sources.time_columns import Column
 
 
 class Table(ListedDataset):
@@ -51,7 +51,7 @@ class Table(ListedDataset):
         missing: treatment of missing files: "error", or "skip" to skip them and report how many.
         audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
             `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if the column
-            names say so, milliseconds (see `sources/own_times.py`). Rows with the same `group`, by default
+            names say so, milliseconds (see `sources/time_columns.py`). Rows with the same `group`, by default
             the same file, are held out together or not at all.
 
     Raises:

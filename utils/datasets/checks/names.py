@@ -22,7 +22,7 @@ def name_findings(names: Collection[str]) -> Iterator[Finding]:
         parts = [part.strip() for part in _SEPARATORS.split(name)]
         if len(parts) > 1 and not known.isdisjoint(parts):
             yield warning(
-                "A class name consists of other class names, as if a row had several labels.",
+                "A class name contains another class name and a separator, as if a row had several labels.",
                 name,
                 'Set the separator, such as "separator": ";" for a Table, or rename the class.',
             )
@@ -31,7 +31,9 @@ def name_findings(names: Collection[str]) -> Iterator[Finding]:
         if not as_seen.isprintable():
             yield warning("A class name has unprintable characters.", name, "Correct it in the table.")
         if name.lower() in _ABSENT:
-            remedy = "Leave these cells empty, unless it is a class."
+            remedy = (
+                "If it means a missing value, leave the cells empty; if it is a class, ignore this warning."
+            )
             yield warning("A class name looks like a missing value.", name, remedy)
     for several in alike.values():
         if len(several) > 1:
@@ -43,6 +45,6 @@ def name_findings(names: Collection[str]) -> Iterator[Finding]:
 
 
 def _as_seen(name: str) -> str:
-    """Return a name in lower case, without invisible characters, with one code for each letter."""
+    """Remove invisible characters from a name, normalise it to NFKC, and casefold it."""
     kept = "".join(mark for mark in name if unicodedata.category(mark) != "Cf")
     return unicodedata.normalize("NFKC", kept).casefold()

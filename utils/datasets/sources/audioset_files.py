@@ -148,7 +148,7 @@ def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, s
         record.fail("YTID", "a YouTube identifier of 11 characters")
     begin, end = record.number("start_seconds"), record.number("end_seconds")
     if begin is None or end is None or end <= begin:
-        record.fail("end_seconds", "a number of seconds after the start")
+        record.fail("end_seconds", "a time in seconds later than the start")
     for mid in values[3].split(","):
         if mid not in names:
             known = f"identifiers from {CLASSES}, which has no {mid or 'empty'},"

@@ -11,8 +11,8 @@ from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
 from utils.datasets.sample import Entry
 from utils.datasets.sources.cells import Record, all_whole, shortlist, shown, whole
-from utils.datasets.sources.own_times import Column, choose_times, segment_of
 from utils.datasets.sources.tables import KINDS, Records, read_table
+from utils.datasets.sources.time_columns import Column, choose_times, segment_of
 
 # Known column names, by the argument of `Table` that can name another column.
 _KNOWN = {

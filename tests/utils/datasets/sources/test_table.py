@@ -209,7 +209,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         ("file,label\nsounds/0.wav,[x\n", {}, 'line 2: label is "[x"; a JSON list'),
         (f"file,label\nsounds/0.wav,{'[' * 9000}\n", {}, 'line 2: label is "[[[['),
         ("file,label\nsounds/0.wav,a,b\n", {}, "line 2: more values than columns"),
-        ("file,start,end\nsounds/0.wav,3,2\n", {}, 'line 2: end is "2"; a number of seconds after'),
+        ("file,start,end\nsounds/0.wav,3,2\n", {}, 'line 2: end is "2"; a time in seconds later'),
         ("file,fold\nsounds/0.wav,1\n", {"fold": 3}, "own.csv has 1."),
         (
             "file,label\nsounds/0.wav,dog\n",

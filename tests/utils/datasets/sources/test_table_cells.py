@@ -70,8 +70,8 @@ def test_a_run_warns_of_classes_that_look_like_missing_values(
         table.prepare()
         table.prepare()
     assert caplog.messages == [
-        "Table: A class name looks like a missing value (2 times): NA; None. Leave these cells empty, unless "
-        "it is a class."
+        "Table: A class name looks like a missing value (2 times): NA; None. If it means a missing value, "
+        "leave the cells empty; if it is a class, ignore this warning."
     ]
 
 
@@ -81,7 +81,7 @@ def test_a_run_warns_of_classes_that_look_like_missing_values(
         (["dog", "Dog", "sea"], "Several class names look alike.", "'Dog', 'dog'"),
         (
             ["sea", "sea; rain"],
-            "A class name consists of other class names, as if a row had several labels.",
+            "A class name contains another class name and a separator, as if a row had several labels.",
             "sea; rain",
         ),
     ],

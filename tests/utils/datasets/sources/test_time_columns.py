@@ -99,8 +99,8 @@ def test_other_columns_are_not_asked_about(folder: Path, columns: dict[str, Any]
     assert segment(folder, columns) is None
 
 
-START, END = "may be the start of the segment", "may be the end of the segment"
-OTHER_UNIT = ", but not in seconds or milliseconds: write"
+START, END = "may hold the start of the segment", "may hold the end of the segment"
+OTHER_UNIT = ", but not in seconds or milliseconds. Add"
 
 
 @pytest.mark.parametrize(
@@ -112,18 +112,24 @@ OTHER_UNIT = ", but not in seconds or milliseconds: write"
         ),
         ({"call_start": "0:01.5", "call_end": "0:02"}, 'if so, set "end": "call_end"; if not, "end": false.'),
         ({"from": 0.3, "to": 0.5}, f'set "start": "from"; if not, "start": false. to {END}'),
-        ({"start_sample": 9}, 'in seconds to a column, and name that with "start", or set "start": '),
+        ({"start_sample": 9}, 'in seconds and name it with "start", or set "start": false.'),
         ({"start": 0.3, "end_frame": 9}, f"end_frame {END}{OTHER_UNIT}"),
         ({"frame_offset": 9, "num_frames": 9}, f"frame_offset {START}{OTHER_UNIT}"),
         ({"start_min": 1}, f"start_min {START}{OTHER_UNIT}"),
         ({"start_index": 1, "call_start": 2}, f"call_start {START}: if so"),
-        ({"start": 0.3, "length": 9}, 'length may be the duration of the segment: if so, set "duration"'),
-        ({"start": 0.3, "clip_duration": 9}, "clip_duration may be the duration of the segment: if so"),
-        ({"start": 0.3, "begin": 0.4, "end": 0.5}, f"start or begin {START}"),
+        ({"start": 0.3, "length": 9}, 'length may hold the duration of the segment: if so, set "duration"'),
+        ({"start": 0.3, "clip_duration": 9}, "clip_duration may hold the duration of the segment: if so"),
+        (
+            {"start": 0.3, "begin": 0.4, "end": 0.5},
+            f'start or begin {START}: set "start" to the column that does',
+        ),
         ({"Begin Time (s)": 9, "File Offset (s)": 0.4}, f"Begin Time (s) or File Offset (s) {START}"),
         ({"time": 0.3, "duration": 0.2}, f"time {START}: if so"),
-        ({"stop": 0.5}, "has the column stop, but no column of starts with a known name; it has file, stop"),
-        ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a number of milliseconds after the start'),
+        (
+            {"stop": 0.5},
+            "has the end column stop, but no recognised start column. Its columns are file, stop",
+        ),
+        ({"onset_ms": 500, "end_ms": 400}, 'end_ms is "400"; a time in milliseconds later than the start'),
         (
             {"start_ms": 200, "end_ms": 500, "duration_ms": 9},
             'duration_ms is "9"; 300, from 0.2 to 0.5 s (if',
@@ -131,7 +137,7 @@ OTHER_UNIT = ", but not in seconds or milliseconds: write"
         ({"start": 0.2, "offset": 0.5}, 'If offset is the end, set "end": "offset"; if it is the start'),
         ({"start": 0.2, "end": 0.5, "duration": 9}, 'duration is "9"; 0.3, from 0.2 to 0.5 s (if'),
         ({"offset": 0.2, "duration": 0}, 'duration is "0"; a number of seconds above zero'),
-        ({"start": 0, "end": 0}, 'end is "0"; a number of seconds after the start'),
+        ({"start": 0, "end": 0}, 'end is "0"; a time in seconds later than the start'),
         ({"offset": -1, "duration": 1}, 'offset is "-1"; a number of zero or more'),
     ],
     ids=str,
@@ -170,7 +176,7 @@ def test_an_argument_settles_what_is_asked(
 
 
 def test_an_argument_cannot_name_a_column_of_samples(folder: Path) -> None:
-    with pytest.raises(ValueError, match="start_sample may be the start of the segment, but not in"):
+    with pytest.raises(ValueError, match='"start" names the column start_sample, whose unit is not seconds'):
         segment(folder, {"start_sample": 9}, start="start_sample")
 
 

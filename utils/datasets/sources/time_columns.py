@@ -1,9 +1,9 @@
-"""Reads segments of sound files from the time columns of a user's table, found by their names.
+"""Finds the time columns of a user's table by name, and reads segments of sound files from them.
 
 | columns              | segment                                                              |
 |----------------------|----------------------------------------------------------------------|
 | start, end           | from start to end                                                    |
-| start, duration      | this long, from the start                                            |
+| start, duration      | `duration` long, from the start                                      |
 | start                | from the start to the end of the file                                |
 | offset, ...          | `offset` is the start, as in manifests of NeMo and lhotse            |
 | onset, offset        | `offset` is the end, as in tables of DCASE and sed_eval              |
@@ -12,12 +12,12 @@
 | end                  | an error asks for the start                                          |
 | start, end, duration | an error, unless end and duration agree                              |
 
-Names are split into words, in any case: `Begin Time (s)`, `startTime`, `t_start`, `tmin`, `stop`, `end_ms`
-(milliseconds). If several columns give the same time, the one in seconds is used.
+Names are split into words and matched regardless of case. Examples: `Begin Time (s)`, `startTime`, `t_start`,
+`tmin`, `stop`, `end_ms` (milliseconds). If several columns hold the same time, the one in seconds is used.
 
-An error asks about other columns of numbers whose names suggest a start or an end (`call_start`, `from`,
-`time` with a duration), another unit (`start_sample`, `end_frame`), or the same time as another column. Other
-names (`start_date`, `begin_file`, `timestamp`) are ignored.
+An error asks about other numeric columns whose names suggest a start or an end (`call_start`, `from`, `time`
+with a duration), another unit (`start_sample`, `end_frame`), or the same time as another column. Other names
+(`start_date`, `begin_file`, `timestamp`) are ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from utils.datasets.sources.cells import Record, is_empty
 from utils.datasets.sources.tables import Records
 
 Column: TypeAlias = str | bool | None
-"""Name of a column, None to find it by the known names, or False if the table has none."""
+"""Name of a column, None to find it by the known names, or False to use no column."""
 Role: TypeAlias = Literal["start", "end", "duration", "offset"]
 
 _ROLES: dict[str, Role] = {
@@ -51,19 +51,21 @@ _OTHER_UNITS = frozenset(
     sample samples samp frame frames index idx min mins minute minutes hour hours us ns byte bytes
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
-_BESIDE = frozenset({"time", "times", "at", "t", "segment", "seg", "clip", "event", *_UNITS, *_OTHER_UNITS})
-_NOT_OF_A_PART = frozenset(
+_NEUTRAL_WORDS = frozenset(
+    {"time", "times", "at", "t", "segment", "seg", "clip", "event", *_UNITS, *_OTHER_UNITS}
+)
+_UNRELATED_WORDS = frozenset(
     """
     date datetime clock day month year freq frequency hz khz lat lon latitude longitude id label file path
     page row column line char token audio recording video track total text caption
     """.split()  # noqa: SIM905
 )
-_GLUED = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs?|seconds?|ms)\b)")
+_COMPOUND = re.compile(r"\b(start|begin|onset|offset|end|stop)(?=(?:time|times|secs?|seconds?|ms)\b)")
 _T_MIN = re.compile(r"\bt(?:ime)? (min|max)\b")
-_LIKE_A_TIME = re.compile(r"[\d.:,]+")
+_TIME = re.compile(r"[\d.:,]+")
 _ARGUMENTS: tuple[Role, ...] = ("start", "end", "duration")
-_LOOKED_AT = 1000  # number of rows to search for a value of each column
-_AGREE = 0.05  # maximum difference between rounded times, in seconds
+_ROWS_SEARCHED = 1000  # number of rows to search for a value of each column
+_TOLERANCE = 0.05  # maximum difference between rounded times, in seconds
 
 
 def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str | None]:
@@ -75,7 +77,10 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
     for role in _ARGUMENTS:
         column = given[role]
         if isinstance(column, str) and not _per_second(column):
-            raise ValueError(f"{records.table}: {_question([column], role)}")
+            raise ValueError(
+                f'{records.table}: "{role}" names the column {column}, whose unit is not seconds or '
+                f"milliseconds. {_other_column(role)}"
+            )
     plain, unsure = _by_role(given, records)
     start, end, duration = (_chosen(given[role], plain[role]) for role in _ARGUMENTS)
     offset = _chosen(None, plain["offset"])
@@ -100,9 +105,9 @@ def choose_times(given: Mapping[str, Column], records: Records) -> dict[str, str
         raise ValueError(f"{records.table}: {' '.join(questions)}")
     if start is None and end is not None and given["start"] is None and given["end"] is None:
         raise ValueError(
-            f"{records.table} has the column {end}, but no column of starts with a known name; it has "
-            f'{", ".join(records.columns)[:1000]}. Name one with "start", or set "end": false for whole '
-            'files, or "start": false for segments that begin with the file.'
+            f"{records.table} has the end column {end}, but no recognised start column. Its columns are "
+            f'{", ".join(records.columns)[:1000]}. Name the start column with "start", or set "end": false '
+            'to use whole files, or "start": false if segments begin at the start of the file.'
         )
     if start is None and given["duration"] is None:
         duration = None
@@ -118,7 +123,7 @@ def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | Non
     if (column := names["duration"]) is not None and duration is not None:
         if duration == 0:
             record.fail(column, f"a number of {_unit(column)} above zero")
-        if end is not None and abs(end - begin - duration) > _AGREE:
+        if end is not None and abs(end - begin - duration) > _TOLERANCE:
             record.fail(
                 column,
                 f"{(end - begin) * _per_second(column):g}, from {begin:g} to {end:g} s (if the column holds "
@@ -127,7 +132,7 @@ def segment_of(record: Record, names: Mapping[str, str | None]) -> Segment | Non
         end = begin + duration if end is None else end
     if end is not None and end <= begin:
         column = names["end"] or names["duration"]
-        record.fail(column, f"a number of {_unit(column)} after the start")
+        record.fail(column, f"a time in {_unit(column)} later than the start")
     return (begin, end)
 
 
@@ -165,26 +170,33 @@ def _chosen(given: Column, found: Sequence[str]) -> str | None:
 
 def _question(columns: Sequence[str], role: str) -> str:
     """Return the question about columns that may have a role."""
-    said = []
+    questions = []
     if other_units := [column for column in columns if not _per_second(column)]:
-        said.append(
-            f"{' and '.join(other_units)} may be the {role} of the segment, but not in seconds or "
-            f'milliseconds: write the {role} in seconds to a column, and name that with "{role}", or set '
-            f'"{role}": false.'
+        questions.append(
+            f"{' or '.join(other_units)} may hold the {role} of the segment, but not in seconds or "
+            f"milliseconds. {_other_column(role)}"
         )
     if readable := [column for column in columns if _per_second(column)]:
-        said.append(
-            f'{" or ".join(readable)} may be the {role} of the segment: if so, set "{role}": '
-            f'"{readable[0]}"; if not, "{role}": false.'
+        questions.append(
+            f"{' or '.join(readable)} may hold the {role} of the segment: "
+            + (
+                f'if so, set "{role}": "{readable[0]}"; if not, "{role}": false.'
+                if len(readable) == 1
+                else f'set "{role}" to the column that does, or to false if none does.'
+            )
         )
-    return " ".join(said)
+    return " ".join(questions)
+
+
+def _other_column(role: str) -> str:
+    return f'Add a column with the {role} in seconds and name it with "{role}", or set "{role}": false.'
 
 
 @cache
 def _words(column: str) -> tuple[str, ...]:
     """Split the name of a column into lower-case words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower().replace("_", " ")
-    return tuple(re.findall(r"[a-z]+", _T_MIN.sub(r"t\1", _GLUED.sub(r"\1 ", apart))))
+    return tuple(re.findall(r"[a-z]+", _T_MIN.sub(r"t\1", _COMPOUND.sub(r"\1 ", apart))))
 
 
 def _per_second(column: str) -> int:
@@ -209,10 +221,10 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
     if len(named) != 1:
         return None
     role, others = _ROLES[min(named)], words - named
-    if others <= _BESIDE and not (role == "duration" and "clip" in others):
+    if others <= _NEUTRAL_WORDS and not (role == "duration" and "clip" in others):
         is_plain = _per_second(column) > 0 and bool(others or not named & {"from", "to", "length", "len"})
         return role, is_plain
-    if role == "offset" or named & {"from", "to"} or others & _NOT_OF_A_PART:
+    if role == "offset" or named & {"from", "to"} or others & _UNRELATED_WORDS:
         return None
     return role, False
 
@@ -220,10 +232,10 @@ def _meaning(column: str) -> tuple[Role, bool] | None:
 def _with_numbers(records: Records, columns: set[str]) -> set[str]:
     """Find the columns whose first value is a number, or a time such as 0:30."""
     first: dict[str, str] = {}
-    for record in islice(records, _LOOKED_AT if columns else 0):
+    for record in islice(records, _ROWS_SEARCHED if columns else 0):
         for column in columns - first.keys():
             if not is_empty(value := record.values.get(column)) and str(value).strip():
                 first[column] = str(value).strip()
         if len(first) == len(columns):
             break
-    return {column for column, value in first.items() if _LIKE_A_TIME.fullmatch(value)}
+    return {column for column, value in first.items() if _TIME.fullmatch(value)}
