@@ -49,7 +49,7 @@ class Checkpoints:
     until `finish`.
 
     A checkpoint is copied to the CPU, then written in a thread while training continues. `save`,
-    `save_state`, `finish` and `wait` first wait for the previous checkpoint, and raise a RunFailed if that
+    `save_state`, `finish` and `wait` first wait for the previous checkpoint, and raise a RunFailed if it
     could not be written. Call `wait` before a run ends. Call `restore` only at the beginning of a run.
 
     All processes call these methods; only the main process writes.
@@ -80,8 +80,7 @@ class Checkpoints:
                 values and tensors, and a method `load_state_dict()`.
             saved_weights: context manager that gives the model the weights to save.
             check_resumable: further check of a state; it raises a ProtocolError if the run cannot resume from
-                the
-                state. In that case, no file is changed.
+                the state. In that case, no file is changed.
         """
         self._folder = folder
         self._model = model
@@ -120,12 +119,12 @@ class Checkpoints:
                 weights = snapshot(dict(self._model.state_dict()))
             self._pending = in_thread(self._write_best, weights, best)
 
-    def save_state(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
-        """Save everything needed to resume between two optimizer steps, as gradients are not saved.
+    def save_state(self, position: Position, *, random_states: Mapping[str, Any] | None = None) -> None:
+        """Save everything needed to resume. Call only between optimizer steps: gradients are not saved.
 
-        The global random states are the current ones, unless `random` has others.
+        The current global random states are saved unless `random_states` are given.
         """
-        self._save(position, random_state.capture() if random is None else dict(random))
+        self._save(position, random_state.capture() if random_states is None else dict(random_states))
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written; raise a RunFailed if writing failed."""
@@ -156,7 +155,7 @@ class Checkpoints:
                 frozen = read_frozen(candidate, content)
             except DamagedError as error:
                 logger.warning(
-                    "State %s is damaged or incomplete; trying the state before %s.",
+                    "%s is damaged or incomplete, so %s cannot be restored; trying the state before it.",
                     error,
                     candidate.name,
                 )

@@ -51,7 +51,7 @@ class Saver:
     def save(self, position: Position, *, random: Mapping[str, Any] | None = None) -> None:
         """Save the state, unless the last state has the same position."""
         if position.iteration > self._saved:
-            self._checkpoints.save_state(position, random=random)
+            self._checkpoints.save_state(position, random_states=random)
             self.note_saved(position.iteration)
 
     def _after_step(self, trainer: Engine, before_saving: Callable[[int, int], None]) -> None:

@@ -1,4 +1,4 @@
-"""`--check`: finds problems with protocol, data, model, weights, disk space and memory before a run.
+"""`--check`: finds problems with the protocol, data, model, weights, disk space and memory before a run.
 
 It trains nothing, but fetches whatever a run would fetch first.
 """
@@ -41,25 +41,25 @@ _COUNTED = "weights, gradients and optimizer (--explain also measures the batche
 
 
 @dataclass
-class Checked:
+class CheckResult:
     """Result of the check of one protocol.
 
     Attributes:
         findings: findings without duplicates, errors first.
-        facts: a line about each part that was checked, by the name of the part.
+        facts: one line for each thing checked, keyed by its name.
     """
 
     findings: list[Finding] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
 
 
-class _ModelChecked(NamedTuple):
+class _ModelCheck(NamedTuple):
     findings: tuple[Finding, ...]
     weights: str
     size: ModelSize
 
 
-def check_all(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
+def check_all(loaders: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable[str] = ()) -> int:
     """Load and check the protocols of files, and print a report for each.
 
     Returns:
@@ -67,14 +67,14 @@ def check_all(loads: Mapping[Path, Callable[[], Protocol]], *, trusted: Iterable
     """
     checker = Checker(trusted)
     status = 0
-    for path, load in loads.items():
+    for path, load in loaders.items():
         started = time.monotonic()
         try:
             found = checker.check(load())
             code = int(_has_error(found.findings))
         except ProtocolError as error:
             where = "" if error.source in (None, str(path)) else str(error.source)
-            found = Checked(findings=_errors(error.problems, where=where))
+            found = CheckResult(findings=_errors(error.problems, where=where))
             code = 2
         _show(str(path), found, seconds=time.monotonic() - started)
         status = max(status, code)
@@ -89,9 +89,9 @@ class Checker:
         self._done: dict[str, tuple[Any, list[str]]] = {}
         self._last_model: tuple[str, nn.Module] | None = None
 
-    def check(self, protocol: Protocol) -> Checked:
+    def check(self, protocol: Protocol) -> CheckResult:
         """Check a validated protocol, including all runs of its sweep."""
-        found = Checked()
+        found = CheckResult()
         runs, problems = self._runs(protocol)
         found.findings += _errors(problems)
         if not runs:
@@ -105,7 +105,10 @@ class Checker:
         return found
 
     def _runs(self, protocol: Protocol) -> tuple[list[Blueprint], list[str]]:
-        """Draw all runs; if some runs of a sweep fail, return the problems and the protocol's own run."""
+        """Make the blueprints of all runs.
+
+        If some combinations of a sweep are invalid, return the problems and the protocol's own run.
+        """
         problems: list[str] = []
         try:
             if protocol.sweep:
@@ -119,7 +122,7 @@ class Checker:
         except ProtocolError as error:
             return [], list(dict.fromkeys([*problems, *error.problems]))
 
-    def _check_run(self, run: Blueprint, found: Checked, spaces: list[Space]) -> None:
+    def _check_run(self, run: Blueprint, found: CheckResult, spaces: list[Space]) -> None:
         """Check one run; add its results to `found`, and the disk space that it needs to `spaces`."""
         data = self._inspect_data(run)
         run = replace(run, dataset_args={**run.dataset_args, **data.to_build})
@@ -164,7 +167,7 @@ class Checker:
         inspection, problems = self._once("Dataset", look, run.protocol.dataset.path, but_fold)
         return inspection or Inspection(findings=tuple(_errors(problems)))
 
-    def _check_model(self, run: Blueprint) -> _ModelChecked:
+    def _check_model(self, run: Blueprint) -> _ModelCheck:
         model = self._build_model(run)
         damaged = [
             Finding(
@@ -177,7 +180,7 @@ class Checker:
             for path in other_weights(model)
         ]
         files = [f"{file.name} (sha256 {file.sha256[:12]}...)" for file in weights_files(model)]
-        return _ModelChecked(tuple(damaged), ", ".join(files), ModelSize.of(model))
+        return _ModelCheck(tuple(damaged), ", ".join(files), ModelSize.of(model))
 
     def _examine(self, run: Blueprint) -> list[Finding]:
         """Check the task, evaluations and metrics of a run whose parts can all be built."""
@@ -203,10 +206,13 @@ class Checker:
         return self._done[name]
 
 
-def _show(title: str, found: Checked, *, seconds: float) -> None:
+def _show(title: str, found: CheckResult, *, seconds: float) -> None:
     """Print facts, findings and their number; name only the first few places for each kind of finding."""
     if found.facts:
-        show_rows(escaped(f"Check of {title}"), [(name, escaped(text)) for name, text in found.facts.items()])
+        show_rows(
+            escaped(f"Check results for {title}"),
+            [(name, escaped(text)) for name, text in found.facts.items()],
+        )
     for kind in kinds(found.findings):
         places = [place for place in kind.places if place]
         times = f" ({len(kind.places)} times)" if len(kind.places) > 1 else ""

@@ -117,19 +117,19 @@ def _command(  # noqa: PLR0911 - an exit status each
 
                 stack.enter_context(process_group())
             paths = _matching(flags.config, excluded=(defaults, defaults.with_name("schema.json")))
-            loads = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
+            loaders = {path: functools.partial(load, path, overrides, defaults=defaults) for path in paths}
             if flags.check:
                 from ignite_trainer.commands import check  # noqa: PLC0415
 
                 stack.enter_context(stopped_by_signals())
-                return check.check_all(loads, trusted=flags.trust)
+                return check.check_all(loaders, trusted=flags.trust)
             if flags.explain:
                 from ignite_trainer.commands import explain  # noqa: PLC0415
 
                 stack.enter_context(stopped_by_signals())
-                return explain.explain_all(loads, overrides, defaults=defaults, trusted=flags.trust)
+                return explain.explain_all(loaders, overrides, defaults=defaults, trusted=flags.trust)
             # All protocols are checked before the first one runs.
-            protocols = {path: load_one() for path, load_one in loads.items()}
+            protocols = {path: load_one() for path, load_one in loaders.items()}
             sweeps = any(protocol.sweep for protocol in protocols.values())
             is_single_run = len(protocols) == 1 and not sweeps
             if resumed and not is_single_run:

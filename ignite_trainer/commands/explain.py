@@ -37,7 +37,7 @@ _KEY_WIDTH = 40
 
 
 def explain_all(
-    loads: Mapping[Path, Callable[[], Protocol]],
+    loaders: Mapping[Path, Callable[[], Protocol]],
     overrides: Sequence[Override],
     *,
     defaults: Path,
@@ -49,7 +49,7 @@ def explain_all(
         0, or 2 if a protocol names a class that does not exist or an argument that the class does not accept.
     """
     status = 0
-    for path, protocol in [(path, load()) for path, load in loads.items()]:
+    for path, protocol in [(path, load()) for path, load in loaders.items()]:
         values = trace(protocol, path, overrides, defaults=defaults)
         # Each value has a line that is not wrapped, so that it can be searched and copied.
         lines = [

@@ -21,7 +21,7 @@ from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
-from ignite_trainer.training.forward import float32_products
+from ignite_trainer.training.forward import tf32_setting
 
 _ENDLESS = 2**31
 _PREFETCHED = 2  # batches that each loader process loads ahead, torch's default
@@ -137,7 +137,7 @@ class Stopwatch:
     @contextlib.contextmanager
     def conditions(self) -> Iterator[None]:
         """Set the arithmetic precision and memory management that a run of the protocol uses."""
-        with float32_products(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
+        with tf32_setting(self._setup.precision), freed_memory(kept=self._setup.keep_memory):
             yield
 
     def _count(self, engine: Engine) -> None:

@@ -23,7 +23,7 @@ from ignite_trainer.support.files import alone_in
 from ignite_trainer.support.memory import freed_memory
 from ignite_trainer.support.signals import stop_on_signals
 from ignite_trainer.support.terminal import show
-from ignite_trainer.training.forward import float32_products
+from ignite_trainer.training.forward import tf32_setting
 
 __all__ = ["RunResult", "run"]
 
@@ -66,7 +66,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         stop_on_signals() as request,
         contextlib.closing(parts),
         contextlib.closing(Together(made)) as reporters,
-        float32_products(protocol.setup.precision),
+        tf32_setting(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
         clear_errors(folder, request),
     ):

@@ -22,7 +22,13 @@ from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.support.progress import ProgressLines, how_far, is_terminal
-from ignite_trainer.training.forward import GradientCache, Joint, autocast, evaluation_step, training_step
+from ignite_trainer.training.forward import (
+    GradientCache,
+    JointResult,
+    autocast,
+    evaluation_step,
+    training_step,
+)
 from ignite_trainer.training.lone_samples import LoneSamples
 from ignite_trainer.training.metrics import logged_steps, read_back, without_reduction
 from ignite_trainer.training.optimizer_steps import OptimizerSteps, StepWatch, loss_scaler
@@ -155,7 +161,7 @@ class _TrainingStep:
                     steps.drop()
         return StepOutput(output.y_pred.detach().float(), output.y, loss if watch.finite else None)
 
-    def _forward(self, batch: Batch) -> Joint:
+    def _forward(self, batch: Batch) -> JointResult:
         with autocast(self.setup.precision, self.device):
             return training_step(self.task, self.model, batch)
 

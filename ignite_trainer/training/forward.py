@@ -33,7 +33,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextlib.contextmanager
-def float32_products(precision: Precision) -> Iterator[None]:
+def tf32_setting(precision: Precision) -> Iterator[None]:
     """Allow TensorFloat-32 if and only if `precision` is "tf32".
 
     This applies to CUDA's matrix products and to cuDNN's convolutions, where torch allows it by default.
@@ -51,7 +51,10 @@ def float32_products(precision: Precision) -> Iterator[None]:
 
 
 def _allow_tf32(matrix_products: bool, convolutions: bool) -> None:
-    """Set torch's older switches, which also set the newer ones; reading two that disagree is an error."""
+    """Set torch's older switches, which also set the newer ones.
+
+    torch raises an error when a setting is read while the older and newer switches disagree.
+    """
     torch.backends.cuda.matmul.allow_tf32 = matrix_products
     torch.backends.cudnn.allow_tf32 = convolutions
 
@@ -63,13 +66,13 @@ def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
 
 
-class Joint(NamedTuple):
+class JointResult(NamedTuple):
     """The result of a step over the global batch.
 
     Attributes:
         output: output as if a single process had taken the step; None if no process has a sample.
-        batch: samples of all processes, in order of rank, with complete list and numeric fields. An array
-            field becomes a `PartialBatch` without values that only records which samples have the field. With
+        batch: samples of all processes, in rank order; list and numeric fields are complete. An array field
+            becomes a `PartialBatch` that has no values and only records which samples have the field. With
             one process, this is its batch, unchanged.
     """
 
@@ -77,33 +80,35 @@ class Joint(NamedTuple):
     batch: Batch
 
 
-def training_step(task: Task, model: nn.Module, batch: Batch) -> Joint:
+def training_step(task: Task, model: nn.Module, batch: Batch) -> JointResult:
     """Take a training step; the caller must average the gradients of its loss over the processes."""
     if world_size() == 1:
-        return Joint(task.training_step(model, batch.sample), batch)
+        return JointResult(task.training_step(model, batch.sample), batch)
     if isinstance(task, EmbeddingTask):
         return comparison(task, model, task.embed(model, batch.sample), batch)
     output = task.training_step(model, batch.sample)
     whole, tensors = _share(batch, {"y_pred": output.y_pred.detach(), "y": output.y}, output.y_pred.device)
-    return Joint(StepOutput(tensors["y_pred"], tensors["y"], _mean_loss(output.loss, batch, whole)), whole)
+    return JointResult(
+        StepOutput(tensors["y_pred"], tensors["y"], _mean_loss(output.loss, batch, whole)), whole
+    )
 
 
 def comparison(
     task: EmbeddingTask, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Batch
-) -> Joint:
+) -> JointResult:
     """Compare the embeddings of all processes."""
     if world_size() == 1:
-        return Joint(task.compare(model, embeddings, batch.sample), batch)
+        return JointResult(task.compare(model, embeddings, batch.sample), batch)
     device = next((values.device for values in embeddings.values()), torch.device("cpu"))
     whole, embeddings = _share(batch, embeddings, device)
-    return Joint(task.compare(model, embeddings, whole.sample), whole)
+    return JointResult(task.compare(model, embeddings, whole.sample), whole)
 
 
-def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch.device) -> Joint:
+def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch.device) -> JointResult:
     """Take an evaluation step; with several processes its output has no loss."""
     output = None if batch.sample is None else task.evaluation_step(model, batch.sample)
     if world_size() == 1:
-        return Joint(output, batch)
+        return JointResult(output, batch)
     tensors: dict[str, Tensor] = {}
     if output:
         features = output.features or {}
@@ -111,10 +116,10 @@ def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch
         tensors |= {f"feature {name}": values for name, values in features.items()}
     whole, tensors = _share(batch, tensors, device)
     if not tensors:
-        return Joint(None, whole)
+        return JointResult(None, whole)
     scores, targets = tensors.pop("y_pred"), tensors.pop("y")
     features = {name.removeprefix("feature "): values for name, values in tensors.items()}
-    return Joint(StepOutput(scores, targets, features=features or None), whole)
+    return JointResult(StepOutput(scores, targets, features=features or None), whole)
 
 
 def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None:
@@ -167,7 +172,7 @@ class GradientCache:
     _embeddings: dict[str, Tensor] = field(init=False, default_factory=dict)
     _buffers: list[Tensor] = field(init=False, default_factory=list)
 
-    def forward(self, batch: Batch) -> Joint:
+    def forward(self, batch: Batch) -> JointResult:
         """Return the result of the step; its loss is differentiable."""
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
@@ -233,8 +238,8 @@ def parts_of(samples: int, setup: Setup, task: Task) -> list[slice]:
     """Divide a process's batch into parts; the samples of a part go through the model together.
 
     Part sizes differ by at most one sample, so that batch norm never gets a tiny last part. Processes may
-    wait for each other in each part, so all of them have the same number of parts, which depends on the usual
-    batch size; only a batch with fewer samples than parts has fewer.
+    wait for each other in each part, so every process uses the same number of parts, computed from the usual
+    batch size. A batch with fewer samples than that is divided into one part per sample.
     """
     count = 1
     if isinstance(task, EmbeddingTask) and setup.chunk:
@@ -253,7 +258,7 @@ class _Field(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """A process's description of its part of a batch."""
+    """A process's description of its share of the global batch."""
 
     indices: list[int]
     make: Callable[[list[Any]], Any] | None

@@ -27,7 +27,7 @@ from ignite_trainer.support.distributed import all_gather, world_size
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.batch_norm import SynchronisedBatchNorm
-from ignite_trainer.training.forward import Joint, autocast, parts_of
+from ignite_trainer.training.forward import JointResult, autocast, parts_of
 from ignite_trainer.training.parameters import ParameterPlan
 
 
@@ -68,7 +68,9 @@ class LoneSamples:
             module for module in self.model.modules() if isinstance(module, SynchronisedBatchNorm)
         ]
 
-    def take(self, batch: Batch, forward: Callable[[Batch], Joint], *, epoch: int, iteration: int) -> Joint:
+    def take(
+        self, batch: Batch, forward: Callable[[Batch], JointResult], *, epoch: int, iteration: int
+    ) -> JointResult:
         """Run `forward` on the batch, without any fields that batch norm refuses, and return its result.
 
         The random state and the buffers end up as after a single pass.

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Embeddings are rounded to multiples of 2^-26. Scores and all partial sums are then multiples of 2^-52, none
-# above sum |q x| <= |q| |x| < 2, which float64 represents exactly.
+# Embeddings are stored as integer multiples of 2^-26, so scores and partial sums are integer multiples of
+# 2^-52, none above sum |q x| <= |q| |x| < 2. float64 represents them exactly.
 _STEPS = 2.0**26
 
 
 def round_to_grid(embeddings: Tensor) -> Tensor:
-    """Round embeddings to multiples of 2^-26, as float64; on the CPU if the device (MPS) lacks float64."""
+    """Scale embeddings by 2^26 and round them to integers, as float64; on the CPU if MPS lacks float64."""
     if embeddings.device.type == "mps":
         embeddings = embeddings.cpu()
     return embeddings.to(torch.float64, copy=True).mul_(_STEPS).round_()
@@ -61,7 +61,8 @@ def count_ranks(queries: Tensor, items: Tensor, positives: Sequence[NDArray[np.i
     scores = _sorted_rows(scores)
     higher, tied = _higher_and_tied(scores, own)
     positives_higher, positives_tied = _higher_and_tied(own, own)
-    # The counts are integers, equal on every device, and so are the results that the CPU computes from them.
+    # The counts are integers and therefore equal on every device; results computed from them on the CPU are
+    # equal, too.
     return RankCounts(
         higher=higher.cpu(),
         tied=tied.cpu(),
@@ -81,6 +82,6 @@ def _sorted_rows(scores: Tensor) -> Tensor:
 
 
 def _higher_and_tied(ranked: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Count, for each score, the elements in its row of `ranked` that precede it and that equal it."""
+    """Count, for each score, the elements of the same row of `ranked` that precede it, and those equal."""
     before = torch.searchsorted(ranked, scores, out_int32=True)
     return before, torch.searchsorted(ranked, scores, right=True, out_int32=True) - before

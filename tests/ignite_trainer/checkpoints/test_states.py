@@ -222,7 +222,7 @@ def test_damage_is_detected_and_the_previous_state_restored(
         again = Training(tmp_path)
         with caplog.at_level(logging.WARNING):
             assert again.checkpoints.restore() == at(1)
-        assert f"State {path} is damaged or incomplete" in caplog.text
+        assert f"{path} is damaged or incomplete, so {path.name} cannot be restored" in caplog.text
         assert again.has(expected)
     path.write_bytes(whole)
     path.with_name(path.name + ".sha256").write_bytes(checksum)
@@ -535,7 +535,7 @@ def test_a_run_without_its_frozen_weights_is_refused_by_their_file_name(
     before = contents(folder)
     with pytest.raises(ProtocolError, match=r"no intact state \(damaged: frozen_weights\.pt\)\. It cannot"):
         run_toy(tmp_path, **FREEZE_RIGHT, Setup__epochs=3, Setup__resume="auto")
-    assert f"{path} is damaged or incomplete; trying the state before last_epoch-2.pt" in caplog.text
+    assert f"{path} is damaged or incomplete, so last_epoch-2.pt cannot be restored" in caplog.text
     assert contents(folder) == before
 
 

@@ -68,7 +68,7 @@ def test_only_protocols_that_train_must_hold_something_out(epochs: tuple[int, in
     ]
     done = command("-c", *paths, "--check")
     assert done.status == 1
-    reports = re.split(r"(?m)^Check of ", done.out)[1:]
+    reports = re.split(r"(?m)^Check results for ", done.out)[1:]
     assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
 
 

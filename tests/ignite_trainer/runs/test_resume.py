@@ -174,7 +174,7 @@ def test_a_run_with_a_damaged_last_state_resumes_from_the_one_before(
     (state,) = (only_run(tmp_path) / "checkpoints").glob("last_*_step-9.pt")
     state.write_bytes(state.read_bytes()[:-1])
     compare(tmp_path, whole)
-    assert f"State {state} is damaged or incomplete" in caplog.text
+    assert f"{state} is damaged or incomplete, so {state.name} cannot be restored" in caplog.text
 
 
 def test_reporters_get_each_earlier_event_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.engines import RUNNING_LOSS, make_evaluator, make_trainer
-from ignite_trainer.training.forward import float32_products
+from ignite_trainer.training.forward import tf32_setting
 from ignite_trainer.training.parameters import apply_rules
 from tests.ignite_trainer.training.stepping import CPU, setup, tones, towers, train
 
@@ -172,10 +172,10 @@ def test_float32_products_are_rounded_to_tf32_only_on_request() -> None:
 
     before = switches()
     for precision, allowed in (("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)):
-        with float32_products(cast(Any, precision)):
+        with tf32_setting(cast(Any, precision)):
             assert switches() == [allowed, allowed]
         assert switches() == before
-    with pytest.raises(ZeroDivisionError), float32_products("tf32"):
+    with pytest.raises(ZeroDivisionError), tf32_setting("tf32"):
         raise ZeroDivisionError
     assert switches() == before
 
@@ -184,7 +184,7 @@ def test_the_precision_of_a_run_overrides_torchs_newer_switches() -> None:
     switch: Any = torch.backends.cuda.matmul
     switch.fp32_precision = "tf32"  # torch now refuses to read the older switches
     try:
-        with float32_products("fp32"):
+        with tf32_setting("fp32"):
             assert not switch.allow_tf32
         assert switch.fp32_precision == "tf32"
     finally:

@@ -18,7 +18,7 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.setup_section import Setup
 from ignite_trainer.support.errors import ProtocolError, RunFailed
-from ignite_trainer.training.forward import GradientCache, Joint
+from ignite_trainer.training.forward import GradientCache, JointResult
 from ignite_trainer.training.lone_samples import DroppedField, LoneSamples
 from tests.ignite_trainer.training.stepping import CPU, setup
 
@@ -77,8 +77,8 @@ def take(
 ) -> Batch:
     """Run the forward pass of a step; return the batch that it used."""
 
-    def forward(batch: Batch) -> Joint:
-        return Joint((task or Scoring()).training_step(model, batch.sample), batch)
+    def forward(batch: Batch) -> JointResult:
+        return JointResult((task or Scoring()).training_step(model, batch.sample), batch)
 
     return lone_samples.take(given, forward, epoch=2, iteration=iteration).batch
 
@@ -137,7 +137,7 @@ def test_a_field_that_is_alone_in_its_part_is_dropped() -> None:
 
 
 def test_other_errors_of_a_step_are_raised_unchanged() -> None:
-    def forward(batch: Batch) -> Joint:  # noqa: ARG001
+    def forward(batch: Batch) -> JointResult:  # noqa: ARG001
         raise torch.OutOfMemoryError("out of memory")
 
     lone_samples = LoneSamples(Scoring(), SoundAndPicture().train(), setup_of())
