@@ -63,7 +63,7 @@ def test_a_key_affects_the_result_by_default() -> None:
     assert Setup.affects()["batch_of"] == "result"
 
 
-def test_a_class_says_which_of_its_arguments_do_not_affect_the_result(
+def test_a_class_declares_which_of_its_arguments_do_not_affect_the_result(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = toy(tmp_path, Setup__epochs=1, Dataset__args={"fold": 1, "samples": 33})
@@ -88,7 +88,7 @@ def test_saved_protocols_are_identified_by_trusted_classes(tmp_path: Path) -> No
     assert identity(protocol, classes)["Model"]["args"] == {"clip": None}
 
 
-def test_classes_with_arguments_for_places_say_so() -> None:
+def test_shipped_classes_declare_all_arguments_that_do_not_affect_the_result() -> None:
     """These arguments are omitted from the variants of older results, whose digests must not change."""
     handling = {"cache", "progress", "download"}
     for path, kind in find_classes(

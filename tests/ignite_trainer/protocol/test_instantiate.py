@@ -75,7 +75,7 @@ def test_data_sets_that_fetch_need_explicit_trust(path: str) -> None:
     assert issubclass(resolve(spec(path), Dataset, where="Dataset", trusted=[home]), Dataset)
 
 
-def test_a_value_is_refused() -> None:
+def test_a_path_to_a_value_is_refused() -> None:
     path = "torch.backends.mkldnn.enabled"
     assert refusal(path) == f"Model.class is {path}, which is a bool, not a class."
 
@@ -118,7 +118,7 @@ def test_modules_that_are_not_trusted_are_not_imported(
     assert len([problem for problem in caught.value.problems if '"canary" is not trusted' in problem]) == 8
     assert "canary" not in sys.modules
     assert not (tmp_path / "cry").exists()
-    with pytest.raises(ProtocolError):  # and with trust they are
+    with pytest.raises(ProtocolError):  # with trust, they are imported
         draw(validate(raw), trusted=(*TRUSTED, "canary"))
     assert (tmp_path / "cry").exists()
     for name in ("canary", "canary.inner"):
@@ -203,7 +203,7 @@ def test_a_failed_import_is_explained(tmp_path: Path, monkeypatch: pytest.Monkey
     )
 
 
-def test_the_right_class_is_found() -> None:
+def test_a_class_of_the_expected_kind_is_found() -> None:
     assert (
         resolve(spec("toy_research.network.TwoTowers"), nn.Module, where="Model", trusted=TRUSTED)
         is TwoTowers
@@ -384,13 +384,13 @@ def failing(error: BaseException) -> Any:
         (ProtocolError("said already."), "said already."),
     ],
 )
-def test_errors_of_a_constructor_get_its_path(error: Exception, said: str) -> None:
+def test_errors_of_a_constructor_name_its_path(error: Exception, said: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         build(failing(error), {"fold": 11}, where="Dataset")
     assert re.sub(r"line \d+\)$", "line ", str(caught.value)) == said
     assert caught.value is error or caught.value.__cause__ is error
 
 
-def test_a_failed_run_is_not_a_wrong_protocol() -> None:
+def test_a_failed_run_is_not_reported_as_an_invalid_protocol() -> None:
     with pytest.raises(RunFailed, match="no room"):
         build(failing(RunFailed("no room")), {}, where="Model")

@@ -53,7 +53,7 @@ def override(*argv: str) -> dict[str, Any]:
 
 
 def arg(*argv: str) -> Any:
-    """Value of the model's argument that is named as `--NAME words`."""
+    """Return the model's argument NAME after the override `--Model.args.NAME words`, given `--NAME words`."""
     name = argv[0].removeprefix("--").split("=")[0]
     return override(argv[0].replace("--", "--Model.args.", 1), *argv[1:])["Model"]["args"][name]
 
@@ -111,7 +111,7 @@ def test_a_misspelt_section_gets_the_nearest_one(flag: str, right: str) -> None:
         ("--args.factor", "Model.args.factor"),
     ],
 )
-def test_a_key_of_another_place_gets_that_place(flag: str, meant: str | None) -> None:
+def test_for_a_key_in_the_wrong_section_the_right_one_is_suggested(flag: str, meant: str | None) -> None:
     said = refusal(flag, "1")
     assert (f'did you mean "{meant}"?' in said) == (meant is not None)
 
@@ -154,7 +154,7 @@ def test_quotes_make_a_string(name: str, word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["5", "1e-3", "[1]", "True", "", "a=b", "é", "NaN", '"'])
-def test_a_word_that_replaces_text_is_that_text(word: str) -> None:
+def test_a_word_that_replaces_text_stays_text(word: str) -> None:
     assert arg(f"--pretrained={word}") == word
 
 
@@ -447,11 +447,11 @@ def test_an_unknown_flag_gets_the_nearest_key_or_flag(word: str, meant: str) -> 
     )
 
 
-def test_a_flag_without_a_near_one_leads_to_the_help() -> None:
+def test_the_help_is_suggested_for_a_flag_unlike_any_other() -> None:
     assert explained("--zzz", "-3").startswith("--zzz is not a flag; see --help.")
 
 
-def test_a_protocol_without_a_flag_gets_its_flag() -> None:
+def test_the_flag_c_is_suggested_for_a_protocol_without_a_flag() -> None:
     assert (
         explained("protocols/x.json")
         == '"protocols/x.json" is not preceded by a flag; write -c protocols/x.json'
@@ -460,7 +460,7 @@ def test_a_protocol_without_a_flag_gets_its_flag() -> None:
     assert explained("train") == '"train" is not preceded by a flag; use -c to name a protocol'
 
 
-def test_the_three_shortest_keys_of_a_name_are_suggested() -> None:
+def test_the_three_shortest_keys_with_a_name_are_suggested() -> None:
     assert keys_ending_with(CONTENT, ["class"]) == ["Model.class", "Optimizer.class", "Dataset.class"]
     assert keys_ending_with(CONTENT["Optimizer"], ["LR"], ("Optimizer",)) == ["Optimizer.args.lr"]
-    assert keys_ending_with(CONTENT, ["Setup", "epochs"]) == []  # not below: it is at the root
+    assert keys_ending_with(CONTENT, ["Setup", "epochs"]) == []  # the keys themselves are no suggestion

@@ -194,7 +194,7 @@ def test_the_path_of_the_schema_becomes_absolute(tmp_path: Path) -> None:
     assert read_protocol(address)["$schema"] == "https://example.org/schema.json"
 
 
-def test_errors_name_the_files_on_the_way(tmp_path: Path) -> None:
+def test_errors_name_every_file_of_the_chain(tmp_path: Path) -> None:
     own = write(tmp_path, a={"extends": "b.json"}, b={"extends": "none.json"})
     way = f"{tmp_path}/a.json extends {tmp_path}/b.json extends {tmp_path}"
     assert error(own) == f"{way}/none.json: there is no such file."
@@ -215,7 +215,7 @@ def test_extends_must_be_a_path(tmp_path: Path, base: Any) -> None:
     )
 
 
-def test_a_whole_protocol_extends_nothing() -> None:
+def test_a_protocol_that_is_not_a_file_cannot_extend_another() -> None:
     with pytest.raises(
         ProtocolError, match=r'extends is "base\.json"; only protocol files can extend others'
     ):

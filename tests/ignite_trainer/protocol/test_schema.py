@@ -29,7 +29,10 @@ VALIDATOR = Draft202012Validator(SCHEMA, format_checker=FormatChecker(["regex"])
 
 
 def paths_of(errors: list[ValidationError]) -> Iterator[str]:
-    """Yield the JSON paths of a schema's errors; of several alternatives, those of the nearest one."""
+    """Yield the JSON paths of schema errors.
+
+    If all alternatives fail, only those of the alternative of the right type with the fewest errors count.
+    """
     for error in errors:
         if error.validator in {"anyOf", "oneOf"} and error.context:
             options: dict[Any, list[ValidationError]] = {}
@@ -52,12 +55,12 @@ def paths_of(errors: list[ValidationError]) -> Iterator[str]:
         yield from (json_path((*error.absolute_path, *more)) for more in ([[key] for key in keys] or [[]]))
 
 
-def by_schema(raw: dict[str, Any]) -> set[str]:
+def schema_error_paths(raw: dict[str, Any]) -> set[str]:
     return set(paths_of(list(VALIDATOR.iter_errors(raw))))
 
 
-def by_program(raw: dict[str, Any], folder: Path) -> set[str]:
-    """Return the first word of every problem, which is its path."""
+def program_error_paths(raw: dict[str, Any], folder: Path) -> set[str]:
+    """Return the path of every problem, which is its first word."""
     path = folder / "protocol.json"
     path.write_text(json.dumps(raw))
     try:
@@ -80,25 +83,25 @@ def test_the_schema_is_valid() -> None:
 def test_shipped_protocols_match_the_schema_before_and_after_merging(path: Path) -> None:
     raw = json.loads(path.read_text())
     assert raw["$schema"] == "./schema.json"
-    assert by_schema(raw) == set()
-    assert by_schema(read_protocol(path)) == set()
-    whole = load(path, defaults=DEFAULTS).to_json()
-    assert by_schema(whole) == set()
+    assert schema_error_paths(raw) == set()
+    assert schema_error_paths(read_protocol(path)) == set()
+    complete = load(path, defaults=DEFAULTS).to_json()
+    assert schema_error_paths(complete) == set()
 
 
 def test_every_key_of_a_protocol_is_described() -> None:
     for name, definition in SCHEMA["$defs"].items():
         if "." not in name:
             for key, value in definition.get("properties", {}).items():
-                whole = SCHEMA["$defs"][value["$ref"].rsplit("/", 1)[-1]] if "$ref" in value else {}
+                target = SCHEMA["$defs"][value["$ref"].rsplit("/", 1)[-1]] if "$ref" in value else {}
                 options = value.get("anyOf", [{}])
                 if "$ref" in options[0]:
-                    whole = SCHEMA["$defs"][options[0]["$ref"].rsplit("/", 1)[-1]]
-                assert value.get("description") or whole.get("description"), f"{name}.{key}"
+                    target = SCHEMA["$defs"][options[0]["$ref"].rsplit("/", 1)[-1]]
+                assert value.get("description") or target.get("description"), f"{name}.{key}"
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Give a place another value."""
+    """Return a function that sets the value at a path."""
 
     def apply(raw: dict[str, Any]) -> None:
         *above, last = [int(key) if key.isdecimal() else key for key in path.split(".")]
@@ -126,7 +129,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "negative epochs": (change("Setup.epochs", -1), "Setup.epochs"),
     "epochs as text": (change("Setup.epochs", "50"), "Setup.epochs"),
     "a fraction of an epoch": (change("Setup.epochs", 0.5), "Setup.epochs"),
-    "epochs true": (change("Setup.epochs", True), "Setup.epochs"),
+    "epochs as a boolean": (change("Setup.epochs", True), "Setup.epochs"),
     "an empty batch": (change("Setup.batch_train", 0), "Setup.batch_train"),
     "a misspelt key": (change("Setup.batch_trian", 64), "Setup.batch_trian"),
     "a misspelt section": (change("Optimiser", {"class": "torch.optim.SGD"}), "Optimiser"),
@@ -143,7 +146,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a decay of one": (change("Setup.ema", 1), "Setup.ema"),
     "a port out of range": (change("Visdom.port", 80_000), "Visdom.port"),
     "a class without a package": (change("Model.class", "AudioCLIP"), "Model.class"),
-    "a class with a call": (change("Task.class", "utils.tasks.AudioTextContrastive()"), "Task.class"),
+    "a call instead of a class": (change("Task.class", "utils.tasks.AudioTextContrastive()"), "Task.class"),
     "a section without its class": (remove("Optimizer.class"), "Optimizer.class"),
     "a misspelt argument of a model": (change("Model.args.pretraind", True), "Model.args.pretraind"),
     "a misspelt argument of an optimizer": (
@@ -155,19 +158,22 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a misspelt argument of a transform": (change("Transforms.1.args.prob", 0.5), "Transforms[1].args.prob"),
     "an argument that the trainer supplies": (change("Dataset.args.train", True), "Dataset.args.train"),
     "a list of arguments": (change("Optimizer.args", [0.1]), "Optimizer.args"),
-    "a transform outside a list": (change("Transforms", {"class": "utils.x.Y"}), "Transforms"),
+    "a transform that is not in a list": (change("Transforms", {"class": "utils.x.Y"}), "Transforms"),
     "a misspelt split of a transform": (change("Transforms.1.tset", False), "Transforms[1].tset"),
     "a metric without a label": (remove(f"{LINE}.0.line_label"), f"{LINE}[0].line_label"),
     "an unknown direction of a metric": (change(f"{LINE}.0.best", "high"), f"{LINE}[0].best"),
-    "checkpoints by a training metric": (change(f"{LINE}.0.test", False), f"{LINE}[0].is_checkpoint"),
+    "checkpoints selected by a training metric": (
+        change(f"{LINE}.0.test", False),
+        f"{LINE}[0].is_checkpoint",
+    ),
     "an invalid pattern": (change("Parameters.0.match", "audio.("), "Parameters[0].match"),
-    "optimizer arguments of frozen parameters": (
+    "optimizer arguments for frozen parameters": (
         change("Parameters.1.args", {"lr": 1.0}),
         "Parameters[1].args",
     ),
     "an unknown interval": (change("Scheduler.interval", "batch"), "Scheduler.interval"),
     "a sweep without values": (change("Sweep", {"Dataset.args.fold": []}), "Sweep.Dataset.args.fold"),
-    "a swept value outside a list": (change("Sweep", {"Setup.seed": 1}), "Sweep.Setup.seed"),
+    "a swept value that is not in a list": (change("Sweep", {"Setup.seed": 1}), "Sweep.Setup.seed"),
     "a truncated hash": (change("Table.published.0.weights", "2441d35b"), "Table.published[0].weights"),
     "an evaluation every 0 epochs": (change("Evaluations.probe.every", 0), "Evaluations.probe.every"),
     "reporters by name": (change("Reporters", ["Console"]), "Reporters[0]"),
@@ -176,26 +182,26 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 
 
 @pytest.fixture(scope="module")
-def right() -> dict[str, Any]:
-    """A protocol with everything in which mistakes are made."""
+def valid() -> dict[str, Any]:
+    """Return a valid protocol with every section that MISTAKES changes."""
     raw = load(FOLDER / "audioclip-esc50.json", defaults=DEFAULTS).to_json()
     raw["Parameters"] = [{"match": "audio\\..*"}, {"match": ".*", "train": False}]
     raw["Evaluations"] = {"probe": {"class": "utils.evaluations.LinearProbe"}}
     return raw
 
 
-def test_a_right_protocol_has_no_errors(right: dict[str, Any], tmp_path: Path) -> None:
-    assert by_schema(right) == by_program(right, tmp_path) == set()
+def test_a_valid_protocol_has_no_errors(valid: dict[str, Any], tmp_path: Path) -> None:
+    assert schema_error_paths(valid) == program_error_paths(valid, tmp_path) == set()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_schema_and_program_report_a_mistake_at_the_same_place(
-    mistake: str, right: dict[str, Any], tmp_path: Path
+    mistake: str, valid: dict[str, Any], tmp_path: Path
 ) -> None:
     make, place = MISTAKES[mistake]
-    raw = copy.deepcopy(right)
+    raw = copy.deepcopy(valid)
     make(raw)
-    assert by_schema(raw) == by_program(raw, tmp_path) == {place}
+    assert schema_error_paths(raw) == program_error_paths(raw, tmp_path) == {place}
 
 
 # Protocols that extend another
@@ -211,8 +217,8 @@ def test_schema_and_program_report_a_mistake_at_the_same_place(
     ],
 )
 def test_a_protocol_that_extends_another_may_omit_keys(change: dict[str, Any]) -> None:
-    assert by_schema({"extends": "audioclip-esc50.json", **change}) == set()
-    assert by_schema(change) != set()
+    assert schema_error_paths({"extends": "audioclip-esc50.json", **change}) == set()
+    assert schema_error_paths(change) != set()
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_the_keys_of_a_protocol_that_extends_another_are_checked(
     base = tmp_path / "base.json"
     base.write_text((FOLDER / "audioclip-esc50.json").read_text())
     raw = {"extends": "base.json", **change}
-    assert by_schema(raw) == by_program(raw, tmp_path) == {place}
+    assert schema_error_paths(raw) == program_error_paths(raw, tmp_path) == {place}
 
 
 # Arguments of classes
@@ -241,12 +247,14 @@ def test_arguments_have_types_defaults_and_descriptions() -> None:
     fold = SCHEMA["$defs"]["utils.datasets.ESC50"]["properties"]["fold"]
     assert {"type": "integer"} in fold["anyOf"]
     assert fold["default"] is None
-    assert fold["description"].startswith("number or numbers of the held-out folds.")  # of its base class
+    assert fold["description"].startswith(
+        "number or numbers of the held-out folds."
+    )  # inherited from its base class
     assert SCHEMA["$defs"]["utils.transforms.RandomFlip"]["properties"]["axis"]["enum"] == ["channel", "time"]
     assert list(SCHEMA["$defs"]["torch.optim.SGD"]["properties"])[:2] == ["lr", "momentum"]
 
 
-def test_shipped_classes_are_examples_of_their_section() -> None:
+def test_known_classes_are_listed_as_examples_in_their_section() -> None:
     offered = {
         name: definition["properties"]["class"]["examples"]
         for name, definition in SCHEMA["$defs"].items()
@@ -292,4 +300,4 @@ def test_examples_in_the_readme_match_the_schema() -> None:
             continue
         text = row if row.startswith("{") else "{" + row + "}"
         if "..." not in text and not text.endswith('"Transforms"}'):
-            assert by_schema({"extends": "audioclip-esc50.json", **json.loads(text)}) == set(), row
+            assert schema_error_paths({"extends": "audioclip-esc50.json", **json.loads(text)}) == set(), row

@@ -1,4 +1,4 @@
-"""The typed protocol: errors, defaults, and the way back to JSON."""
+"""The typed protocol: errors, defaults, and conversion back to JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINIMAL: dict[str, Any] = {
 
 
 def minimal(**sections: Any) -> dict[str, Any]:
-    """The least protocol; an object is merged into the section, anything else replaces it."""
+    """Return the smallest protocol with changes; objects are merged, other values replaced."""
     raw = json.loads(json.dumps(MINIMAL))
     for name, content in sections.items():
         raw[name] = {**raw.get(name, {}), **content} if isinstance(content, dict) else content
@@ -125,7 +125,7 @@ def test_a_number_may_replace_text() -> None:
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("Setup", "setup"), ("Model", "model"), ("Setup", "Setpu")])
-def test_a_misspelt_section_gets_the_right_one(right: str, wrong: str) -> None:
+def test_for_a_misspelt_section_the_right_one_is_suggested(right: str, wrong: str) -> None:
     raw = minimal()
     raw[wrong] = raw.pop(right)
     assert f'{wrong} is not a key of a protocol; did you mean "{right}"?' in problems(raw)
@@ -252,7 +252,7 @@ def test_keys_are_listed_by_location() -> None:
     assert "Setup" in keys_at(())
 
 
-def test_only_text_takes_text() -> None:
+def test_only_text_keys_accept_text() -> None:
     assert accepts_text(("Setup", "suffix"))
     assert accepts_text(("Visdom", "host"))
     for other in [("Setup", "seed"), ("Scheduler",), ("Model", "args", "x"), ("Nowhere",), ("Reporters",)]:

@@ -1,4 +1,4 @@
-"""A run to report, with labels that would break careless markup, predictions, and visdom servers."""
+"""Fixtures: a run whose labels would break careless markup, predictions, and visdom servers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(tmp_path: Path) -> RunStart:
 
 @pytest.fixture
 def predict() -> Predict:
-    """Make predictions of scores `[N, K]`, and of one target or a list of targets for each sample."""
+    """Make predictions from scores `[N, K]` and one target, or a list of targets, for each sample."""
 
     def make(
         scores: Any, targets: Sequence[int | list[int]], names: Sequence[str] | None = None
@@ -91,7 +91,7 @@ def predict() -> Predict:
 
 @pytest.fixture
 def guesses(predict: Predict) -> Callable[..., Predictions]:
-    """Make predictions of pairs (right class, predicted class), each with a confidence of 0.6."""
+    """Make predictions from pairs (true class, predicted class), each with a confidence of 0.6."""
 
     def make(pairs: Sequence[tuple[int, int]], *, classes: int, **more: Any) -> Predictions:
         scores = np.full((len(pairs), classes), 0.4 / max(1, classes - 1))
@@ -122,7 +122,7 @@ def offline_bootstrap(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="module")
 def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Run a visdom server for the tests of a module, and give its port."""
+    """Run a visdom server for the tests of a module; yield its port."""
     port, folder = find_free_port(), tmp_path_factory.mktemp("visdom")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(visdom, "BOOTSTRAP", OFFLINE_BOOTSTRAP)
@@ -139,7 +139,7 @@ def children_of_this_process() -> set[int]:
 
 @pytest.fixture
 def children() -> Callable[[], set[int]]:
-    """Give the processes that the test has started and that are not yet gone."""
+    """Return a function that finds the running processes which the test has started."""
     before = children_of_this_process()
     return lambda: children_of_this_process() - before
 
@@ -151,5 +151,5 @@ def nothing_left(children: Callable[[], set[int]]) -> Iterator[None]:
     yield
     assert children() == set()
     for thread in set(threading.enumerate()) - threads:
-        thread.join(5)  # one that waited for a port which is closed by now
+        thread.join(5)  # it may have been waiting for a port that is now closed
     assert set(threading.enumerate()) - threads == set()

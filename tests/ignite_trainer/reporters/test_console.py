@@ -68,7 +68,7 @@ def test_an_evaluation_is_one_line(console: Console, capsys: pytest.CaptureFixtu
     assert line == "epoch 1/2  held-out set  Val. Acc. Eval. 0.9712  [b]Loss[/b] 1.000e-07  (12.3 s)\n"
 
 
-def test_the_end_table_has_last_beside_best_and_the_folder_comes_last(
+def test_the_end_table_shows_last_and_best_values_and_the_folder_is_the_last_line(
     console: Console, run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "50")  # narrower than the paths
@@ -91,7 +91,7 @@ def test_the_end_table_of_an_evaluation_has_no_best_epoch(
     console.on_end(dataclasses.replace(end_of(run), last=only, best=(), last_epoch=0))
     output = capsys.readouterr().out
     lines = output.splitlines()
-    assert lines[0].strip() == "Results on the held-out set, after 1 h 2 min"  # not folded
+    assert lines[0].strip() == "Results on the held-out set, after 1 h 2 min"  # not wrapped
     assert ["last", "(epoch", "0)"] in [line.split() for line in lines]
     assert "best" not in output
 
@@ -114,7 +114,7 @@ def test_tables_fit_the_terminal(
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "300"])
-def test_numbers_are_whole_in_a_narrow_terminal(
+def test_numbers_are_not_cut_in_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -130,7 +130,7 @@ def test_numbers_are_whole_in_a_narrow_terminal(
         assert shown.count(f"{value:.4f}") == 2
 
 
-def test_columns_stand_closer_where_all_fit_by_that(
+def test_columns_move_closer_together_if_that_makes_them_fit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

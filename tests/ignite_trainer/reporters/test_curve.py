@@ -51,7 +51,7 @@ def test_lines_show_the_reported_values(curve: LearningCurve) -> None:
     assert drawn(cost) == {"Cost Train.": ([0.5, 1.0, 1.5, 2.0], [4.0, 2.0, 20 / 15, 1.0])}
 
 
-def test_titles_axes_and_legend_are_the_windows(curve: LearningCurve, run: RunStart) -> None:
+def test_titles_axes_and_legend_come_from_the_windows(curve: LearningCurve, run: RunStart) -> None:
     figure = curve.figure()
     loss, performance, _ = figure.axes
     assert figure.get_suptitle() == run.name
@@ -88,7 +88,7 @@ def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: 
     assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
 
 
-def test_the_plot_is_whole_after_every_evaluation(run: RunStart) -> None:
+def test_the_plot_is_complete_after_every_evaluation(run: RunStart) -> None:
     reporter = begun(run)
     sizes = []
     for epoch in range(2):
@@ -142,7 +142,7 @@ def test_any_number_of_windows_is_drawn(run: RunStart, count: int) -> None:
     assert len(reporter.figure().axes) == 1 + count
 
 
-def test_an_interrupted_run_leaves_its_loss(run: RunStart) -> None:
+def test_an_interrupted_run_leaves_a_plot_of_its_loss(run: RunStart) -> None:
     reporter = begun(run)
     reporter.on_iteration(trained(10, 1.0))
     assert not (run.folder / "curve.png").exists()

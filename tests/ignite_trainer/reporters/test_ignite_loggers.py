@@ -22,7 +22,7 @@ TENSORBOARD = {
 def test_tensorboard_has_the_values_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own imports
+        warnings.simplefilter("ignore")  # caused by tensorboard's own imports
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         reporters = [TENSORBOARD, {"class": "ignite_trainer.reporters.JsonLines"}]

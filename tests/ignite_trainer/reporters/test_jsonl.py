@@ -15,7 +15,7 @@ from ignite_trainer.reporters import JsonLines
 from ignite_trainer.reporters.jsonl import ENTRY
 from tests.ignite_trainer.reporters.events import evaluated
 
-# A line of each kind as runs have written them since the first version.
+# A line of each kind, in the format that runs have written since the first version.
 LINES = [
     '{"event": "iteration", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 1, "iteration": 10, '
     '"split": "train", "loss": null, "learning_rates": [0.0001, 0.0], "samples_per_second": 64.0, '
@@ -91,7 +91,7 @@ def test_every_event_is_on_disk_at_once_in_the_format_of_the_first_version(
 
 @pytest.mark.parametrize(("line", "event"), [*zip(LINES, EVENTS, strict=True)])
 def test_a_line_of_each_kind_is_read_as_its_event(line: str, event: Any) -> None:
-    assert repr(ENTRY.validate_json(line)) == repr(event)  # NaN equals nothing, but reads the same
+    assert repr(ENTRY.validate_json(line)) == repr(event)  # NaN is not equal to itself; its repr is
 
 
 def test_predictions_are_not_written(run: RunStart, guesses: Any) -> None:

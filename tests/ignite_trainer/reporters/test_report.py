@@ -43,7 +43,7 @@ def report(run: RunStart, *events: Evaluated | Measured, end: RunEnd | None = No
     return Elements(run.folder / "report.html")
 
 
-def test_last_and_best_epoch_stand_side_by_side(run: RunStart) -> None:
+def test_last_and_best_epoch_are_shown_side_by_side(run: RunStart) -> None:
     page = report(run)
     assert page.texts["th"][:3] == ["metric", "last epoch (2)", "best epoch"]
     assert page.texts["td"][:3] == ["Val. Acc.", "0.7500", "0.8750 (epoch 1)"]
@@ -72,19 +72,19 @@ def test_facts_of_the_run_are_a_table(run: RunStart) -> None:
     assert page.texts["td"][3:] == [*cells, "Revision", "abc123", "Duration", "1 min 15 s"]
 
 
-def test_predictions_are_those_of_the_last_pass_over_the_held_out_split(run: RunStart, guesses: Any) -> None:
+def test_predictions_come_from_the_last_pass_over_the_held_out_split(run: RunStart, guesses: Any) -> None:
     first, last = (guesses([(0, 0)] * right + [(0, 1)] * (4 - right), classes=2) for right in (1, 3))
     page = report(run, evaluated(1, predictions=first), evaluated(2, predictions=last), evaluated(2, "train"))
     assert "(3 of 4 samples; " in page.words
     assert (run.folder / "confusion.png").exists()
 
 
-def test_a_task_that_scores_no_classes_has_no_sections_of_them(run: RunStart, guesses: Any) -> None:
+def test_a_task_that_scores_no_classes_has_no_sections_about_classes(run: RunStart, guesses: Any) -> None:
     page = report(run, evaluated(1, predictions=guesses([(0, 0)], classes=2)), evaluated(2))
     assert page.texts["h2"] == ["Run", "Protocol", "Files"]
 
 
-def test_measurements_are_tables_of_their_last_pass(run: RunStart) -> None:
+def test_measurements_of_the_last_pass_are_shown_as_tables(run: RunStart) -> None:
     old = Measured(epoch=1, name="querying", table={"a to b": {"R@1": 0.1}})
     table = {"a to b": {"R@1": 0.25, "mAP": 0.5}, "b|a": {"mAP": 1e-5}}
     page = report(run, old, Measured(epoch=2, name="querying", table=table))
@@ -94,13 +94,13 @@ def test_measurements_are_tables_of_their_last_pass(run: RunStart) -> None:
     assert page.texts["td"][-6:] == ["a to b", "0.2500", "0.5000", "b|a", "", "1.000e-05"]
 
 
-def test_the_task_is_shown_as_the_protocol_has_it(run: RunStart) -> None:
+def test_the_task_is_shown_as_in_the_protocol(run: RunStart) -> None:
     task = {"class": "a.Task", "args": {"templates": ["a {}"], "names": {"cow": "Kuh"}}}
     page = report(dataclasses.replace(run, protocol={"Task": task}))
     assert [json.loads(text) for text in page.texts["code"]] == [task, {"Task": task}]
 
 
-def test_only_files_that_are_there_are_linked(run: RunStart) -> None:
+def test_only_existing_files_are_linked(run: RunStart) -> None:
     checkpoints = run.folder / "checkpoints"
     checkpoints.mkdir()
     for path in (run.folder / "metrics.jsonl", checkpoints / "best.pt"):
@@ -113,7 +113,7 @@ def test_only_files_that_are_there_are_linked(run: RunStart) -> None:
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
-def test_a_run_leaves_a_report_whose_links_all_lead_somewhere(tmp_path: Path, epochs: int) -> None:
+def test_every_link_in_the_report_of_a_run_leads_to_a_file(tmp_path: Path, epochs: int) -> None:
     reporters = [
         {"class": f"ignite_trainer.reporters.{name}"} for name in ("JsonLines", "LearningCurve", "Report")
     ]
@@ -126,7 +126,7 @@ def test_a_run_leaves_a_report_whose_links_all_lead_somewhere(tmp_path: Path, ep
     assert ("checkpoints/last_epoch-2.pt" in files) == bool(epochs)
     names = [*(["Loss and metrics by epoch"] if epochs else []), "Accuracy of each class"]
     assert [image["alt"] for image in page.of("img")][: len(names)] == names
-    assert json.loads(page.texts["code"][-1])["Setup"]["batch_train"] == 8  # the whole protocol
+    assert json.loads(page.texts["code"][-1])["Setup"]["batch_train"] == 8  # the complete protocol
     assert not list(folder.glob(".*"))
 
 

@@ -29,7 +29,7 @@ from tests.ignite_trainer.reporters.events import evaluated, trained
 Windows = dict[str, dict[str, Any]]
 
 
-def tell_a_run(reporter: Reporter, run: RunStart) -> None:
+def report_run(reporter: Reporter, run: RunStart) -> None:
     reporter.on_start(run)
     for epoch, accuracy in enumerate((0.1, 0.8, math.nan)):
         if epoch:
@@ -43,31 +43,33 @@ def lines_of(window: dict[str, Any]) -> dict[str, tuple[list[float], list[float 
 
 
 def wait_for_server(port: int, *, running: bool = True) -> None:
-    """Wait until a server listens on the port or, unless `running`, none does."""
+    """Wait until a server listens on the port, or until none does if `running` is false."""
     deadline = time.monotonic() + 60
     while _listens("127.0.0.1", port) != running:
-        assert time.monotonic() < deadline, f"port {port} is {'silent' if running else 'still in use'}"
+        assert time.monotonic() < deadline, (
+            f"{'nothing listens' if running else 'a server still listens'} on port {port}"
+        )
         time.sleep(0.05)
 
 
-def wait_for_the_address(capsys: pytest.CaptureFixture[str]) -> str:
-    """The first line that is printed, without its end."""
+def wait_for_address(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the first printed line without its newline."""
     deadline = time.monotonic() + 60
     while not (said := capsys.readouterr().out):
-        assert time.monotonic() < deadline, "nothing is printed"
+        assert time.monotonic() < deadline, "nothing was printed"
         time.sleep(0.05)
     return said.removesuffix("\n")
 
 
 @pytest.fixture
 def server(running_server: int, run: RunStart) -> Iterator[int]:
-    """Give the port of a visdom server that is there already, without the run's environment."""
+    """Yield the port of a running visdom server; delete the run's environment afterwards."""
     wait_for_server(running_server)
     yield running_server
     requests.post(f"http://localhost:{running_server}/delete_env", json={"eid": run.name}, timeout=60)
 
 
-def read_with_visdoms_own_client(port: int, name: str) -> Windows:
+def read_with_visdoms_client(port: int, name: str) -> Windows:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The 'warn' method is deprecated", DeprecationWarning)
         import visdom as package
@@ -82,26 +84,28 @@ def read_with_visdoms_own_client(port: int, name: str) -> Windows:
 
 
 def shown(port: int, run: RunStart, *results: Evaluated) -> Windows:
-    """Report a run to a server that is there, and return what it shows."""
+    """Report a run to a server that is already running; return the windows that it shows."""
     reporter = Visdom(port=port)
     reporter.on_start(run)
     for result in results:
         reporter.on_evaluation(result)
     reporter.close()
-    return read_with_visdoms_own_client(port, run.name)
+    return read_with_visdoms_client(port, run.name)
 
 
 def test_the_dashboard_shows_the_reported_values(
     run: RunStart, server: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nothing there: a request through it fails
+    monkeypatch.setenv(
+        "http_proxy", "http://127.0.0.1:9"
+    )  # nothing listens there: a request through this proxy fails
     reporter = Visdom(host="http://127.0.0.1", port=server)
-    tell_a_run(reporter, run)
+    report_run(reporter, run)
     reporter.close()
     monkeypatch.delenv("http_proxy")
     assert caplog.messages == []
 
-    windows = read_with_visdoms_own_client(server, run.name)  # answers: their server was left running
+    windows = read_with_visdoms_client(server, run.name)  # works only because close() left the server running
     metrics = ["metrics: Performance", "metrics: Cost in $"]
     assert set(windows) == {"summary", "Loss", *metrics, "Learning rate", "Samples/s"}
     loss, performance, cost = (windows[name] for name in ("Loss", *metrics))
@@ -116,20 +120,22 @@ def test_the_dashboard_shows_the_reported_values(
     assert layout["title"] == "Performance"
     assert (layout["xaxis"]["title"], layout["yaxis"]["title"]) == ("#Epochs", "Accuracy")
     assert layout["showlegend"] is True
-    # As in the report: a colour for each metric, dashed and hollow for training.
+    # As in the report: one colour per metric; training lines are dashed, their markers hollow.
     styles = {trace["name"]: (trace["line"], trace["marker"]) for trace in performance["content"]["data"]}
     assert styles == {
         "Val. Acc. Train.": ({"color": COLOURS[0], "dash": "dash"}, {"symbol": "circle-open"}),
         "Val. Acc. Eval.": ({"color": COLOURS[0], "dash": "solid"}, {"symbol": "circle"}),
     }
-    assert max(window["width"] for window in windows.values()) <= 1240  # what a browser of 1280 has room for
+    assert (
+        max(window["width"] for window in windows.values()) <= 1240
+    )  # fits a browser window 1280 pixels wide
     assert (cost["title"], cost["width"], cost["height"]) == ("Cost in $", 900, 300)
 
 
-def test_a_resumed_run_draws_its_lines_again_and_leaves_those_of_other_runs(
+def test_a_resumed_run_redraws_its_own_lines_and_leaves_those_of_other_runs_unchanged(
     run: RunStart, server: int
 ) -> None:
-    """The first run of a sweep is resumed while nothing else is in the sweep's chart, and then a second."""
+    """The first run of a sweep is resumed while the sweep's chart shows no other run; then one is added."""
     results = [evaluated(epoch, metrics={"Val. Acc.": epoch / 4}) for epoch in (1, 2, 3)]
     for folder, history, now in (("a", 0, 2), ("a", 1, 3), ("b", 0, 1)):
         reporter = Visdom(port=server)
@@ -139,13 +145,15 @@ def test_a_resumed_run_draws_its_lines_again_and_leaves_those_of_other_runs(
             reporter.on_evaluation(result)
         reporter.close()
     first, second = ([1, 2, 3], [0.25, 0.5, 0.75]), ([1], [0.25])
-    own = read_with_visdoms_own_client(server, "Run a")["metrics: Performance"]
+    own = read_with_visdoms_client(server, "Run a")["metrics: Performance"]
     assert lines_of(own) == {"Val. Acc. Eval.": first}
-    shared = read_with_visdoms_own_client(server, "Sweep")["Val. Acc. by run"]
+    shared = read_with_visdoms_client(server, "Sweep")["Val. Acc. by run"]
     assert lines_of(shared) == {"a": first, "b": second}
 
 
-def test_the_summary_is_escaped_and_whole_and_the_protocol_folded(run: RunStart, server: int) -> None:
+def test_the_summary_is_escaped_and_complete_and_the_protocol_is_collapsed(
+    run: RunStart, server: int
+) -> None:
     long = dataclasses.replace(run, facts={**run.facts, "Rule": "x" * 1000})
     summary = shown(server, long)["summary"]
     content = summary["content"]
@@ -158,10 +166,10 @@ def test_the_summary_is_escaped_and_whole_and_the_protocol_folded(run: RunStart,
     assert "/data/&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in content
 
 
-def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
+def test_the_confusion_matrix_matches_the_report_but_shows_full_class_names(
     run: RunStart, server: int, guesses: Any
 ) -> None:
-    names = ("<b>dog</b>", "a name of a class that is longer than any that the report has room for", "cow")
+    names = ("<b>dog</b>", "a class name that is longer than any name that the report has room for", "cow")
     predictions = guesses([(0, 0), (1, 1), (2, 1), (2, 2)], classes=3, names=names)
     window = shown(server, run, evaluated(predictions=predictions))["confusion"]
     (heat,) = window["content"]["data"]
@@ -170,26 +178,26 @@ def test_the_confusion_matrix_is_that_of_the_report_with_whole_class_names(
     assert heat["z"] == [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5]]
     assert heat["text"] == [["1", "", ""], ["", "1", ""], ["", "1", "1"]]
     for axis in (layout["xaxis"], layout["yaxis"]):
-        assert (axis["automargin"], axis["dtick"]) == (True, 1)  # no name is left out, none is cut
+        assert (axis["automargin"], axis["dtick"]) == (True, 1)  # every name is shown, none is cut
     assert layout["title"] == "Confusion matrix: 4 samples, 75.0% correct"
     assert window["width"] - 7 * len(names[1]) > 300
     assert (window["width"] <= 1230, window["height"] - 7 * len(names[1]) > 300) == (True, True)
 
 
-def test_the_address_that_is_printed_opens_the_environment_of_the_run(
+def test_the_printed_address_opens_the_environment_of_the_run(
     run: RunStart, server: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = dataclasses.replace(run, name="50% of a/b? #1 & ü")
     reporter = Visdom(port=server)
     reporter.on_start(named)
-    said = wait_for_the_address(capsys)
+    said = wait_for_address(capsys)
     reporter.close()
     address = f"http://localhost:{server}/env/50%25%20of%20a_b%3F%20%231%20%26%20%C3%BC"
     assert said == f"Dashboard: {address}"
     with urllib.request.urlopen(address) as answer:
         page = answer.read().decode()
     assert "var ACTIVE_ENV = '50% of a_b? #1 &amp; ü';" in page
-    assert read_with_visdoms_own_client(server, named.name)["summary"]
+    assert read_with_visdoms_client(server, named.name)["summary"]
 
 
 @pytest.mark.usefixtures("offline_bootstrap", "nothing_left")
@@ -203,8 +211,8 @@ def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
 ) -> None:
     reporter = Visdom(port=free_port, env_path=str(tmp_path / "environments"))
     began = time.monotonic()
-    tell_a_run(reporter, run)
-    assert time.monotonic() - began < 1  # nothing waited for the server
+    report_run(reporter, run)
+    assert time.monotonic() - began < 1  # reporting does not wait for the server
     wait_for_server(free_port)
     listening = {
         address
@@ -212,11 +220,11 @@ def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
         for address, port in [line.split()[1].split(":")]
         if int(port, 16) == free_port and line.split()[3] == "0A"
     }
-    assert listening == {"0100007F"}  # 127.0.0.1 and nothing else
+    assert listening == {"0100007F"}  # only 127.0.0.1
     (own_server,) = children()
-    assert os.getpgid(own_server) != os.getpgrp()  # Ctrl-C reaches the run only
+    assert os.getpgid(own_server) != os.getpgrp()  # Ctrl-C reaches only the run
     address = f"http://localhost:{free_port}/env/Experiment-CV1%20%3Cfirst%3E"
-    assert wait_for_the_address(capsys) == f"Dashboard: {address} (its server stops with the run)"
+    assert wait_for_address(capsys) == f"Dashboard: {address} (its server stops with the run)"
     reporter.close()
     reporter.close()
     assert caplog.messages == []
@@ -226,7 +234,7 @@ def test_a_server_started_by_the_run_stops_with_it_and_saves_the_dashboard(
     assert lines_of(saved["metrics: Performance"])["Val. Acc. Eval."] == ([0, 1, 2], [0.1, 0.8, None])
 
 
-def test_a_killed_run_takes_its_server_along(
+def test_a_killed_run_takes_its_server_down_with_it(
     run: RunStart, free_port: int, offline_bootstrap: str, children: Callable[[], set[int]]
 ) -> None:
     script = f"""
@@ -252,7 +260,7 @@ def test_a_killed_run_takes_its_server_along(
 
 
 def test_names_of_charts_and_lines_are_escaped(run: RunStart, server: int) -> None:
-    """plotly shows links, bold type, and mathematics between two dollar signs."""
+    """plotly renders links, bold type, and mathematics between dollar signs."""
     label = '<a href="http://example.org">x</a> & $\\href{a}{b}$'
     line = Line(key="a", label=label, split="test")
     window = Window(name=label, x_label=label, y_label=label, width=900, height=300, lines=(line,))

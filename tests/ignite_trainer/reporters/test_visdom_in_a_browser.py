@@ -65,7 +65,7 @@ POINTS = """title => {
 
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Start visdom from a copy of its package that has the scripts."""
+    """Return code that starts visdom from a copy of its package with the scripts."""
     import visdom as installed
 
     packages = npm_packages(sorted({package for package, _, _ in SCRIPTS}))
@@ -90,10 +90,10 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def npm_packages(packages: Sequence[str]) -> Path:
-    """Install npm packages, once for all tests to come; nothing of them is run."""
+    """Install npm packages, once for all later tests; none of their code is run."""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("no npm is installed, which fetches the dashboard's scripts: apt-get install npm")
+        pytest.skip("npm, which fetches the dashboard's scripts, is not installed: apt-get install npm")
     folder = Path.home() / ".cache" / "audioclip-tests" / "visdom-scripts"
     if not all((folder / "node_modules" / package.rpartition("@")[0]).is_dir() for package in packages):
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def open_page(page: Page, url: str) -> None:
 
 
 def show(page: Page, url: str, selector: str) -> None:
-    """Open an environment until it is there with what is looked for."""
+    """Open an environment, again and again, until an element is on the page."""
     from playwright.sync_api import TimeoutError as TooLate
 
     for _ in range(6):
@@ -169,14 +169,14 @@ def test_the_dashboard_grows_while_a_run_trains(
             seen = page.evaluate(POINTS, title)
             page.wait_for_function(f"({POINTS})('{title}') > {seen}")
         page.wait_for_function("document.body.innerText.includes('Confusion matrix')")
-        assert process.poll() is None  # it trains still
+        assert process.poll() is None  # it is still training
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
 class Shown(Gallery):
-    """Samples with a picture and a sound, and a picture of what was learned."""
+    """Shows a picture and a sound for each sample, and a picture for the model."""
 
     def __init__(self) -> None:
         picture, sound = io.BytesIO(), io.BytesIO()
@@ -196,7 +196,7 @@ class Shown(Gallery):
         return [self._picture]
 
 
-def test_it_shows_the_input_of_the_network_and_its_learned_filters(
+def test_the_dashboard_shows_the_inputs_of_the_network_and_its_learned_filters(
     page: Page,
     bootstrap: str,
     run: RunStart,

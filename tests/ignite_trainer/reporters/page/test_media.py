@@ -18,7 +18,7 @@ Predict = Callable[..., Predictions]
 
 
 class Samples(Gallery):
-    """Shows a sound of so many bytes of each sample; not of those that are gone."""
+    """Shows a sound of `size` bytes for each sample, except the samples in `gone`."""
 
     def __init__(self, size: int = 10, gone: Sequence[int] = ()) -> None:
         self._size, self._gone, self.asked = size, gone, list[int]()
@@ -31,13 +31,13 @@ class Samples(Gallery):
 
 @pytest.fixture
 def eight(predict: Predict) -> Predictions:
-    """Eight samples of class 0, all but the first two wrong, the later the more, at positions 10 to 17."""
+    """Predict 8 samples of class 0, at positions 10 to 17: two correctly, the others increasingly wrong."""
     right = np.linspace(0.6, 0.125, 8)
     made = predict(np.stack([right, 1 - right], axis=1), [0] * 8, ["dog <b>", "cat"])
     return replace(made, positions=tuple(range(10, 18)))
 
 
-def test_margins_are_those_of_the_formula(predict: Predict) -> None:
+def test_margins_follow_the_formula(predict: Predict) -> None:
     one = predict([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]], [0, 2])
     assert statistics.margins(one) == pytest.approx([0.2 - 0.7, 0.6 - 0.3])
     several = predict([[0.7, 0.2, 0.4], [0.5, 0.1, 0.1], [0.3, 0.2, 0.1]], [[0, 1], [], [0, 1, 2]])
@@ -45,12 +45,14 @@ def test_margins_are_those_of_the_formula(predict: Predict) -> None:
 
 
 def hardest(predictions: Predictions, gallery: Gallery, folder: Path) -> list[Section]:
-    """Save them, and show them again: a section for each."""
+    """Save the hardest samples; return their sections."""
     media.save_hardest(predictions, gallery, folder)
     return [part for section in media.hardest_section([folder]) for part in section.parts]
 
 
-def test_the_hardest_come_first_and_are_few(eight: Predictions, tmp_path: Path) -> None:
+def test_the_hardest_samples_come_first_and_their_number_is_limited(
+    eight: Predictions, tmp_path: Path
+) -> None:
     gallery = Samples()
     shown = hardest(eight, gallery, tmp_path)
     assert gallery.asked == [17, 16, 15, 14, 13, 12]
@@ -84,11 +86,13 @@ def test_the_size_of_shown_samples_is_limited(eight: Predictions, tmp_path: Path
 def test_samples_that_cannot_be_shown_are_omitted(eight: Predictions, tmp_path: Path) -> None:
     assert len(hardest(eight, Samples(gone=[17]), tmp_path)) == 5
     assert hardest(eight, Gallery(), tmp_path) == []
-    assert not (tmp_path / "exhibits").exists()  # nor is there anything of the report before
+    assert not (tmp_path / "exhibits").exists()  # files of the previous report are removed, too
     assert hardest(replace(eight, positions=None), Samples(), tmp_path) == []
 
 
-def test_a_sweep_shows_the_hardest_of_its_runs(eight: Predictions, predict: Predict, tmp_path: Path) -> None:
+def test_a_sweep_shows_the_hardest_samples_of_its_runs(
+    eight: Predictions, predict: Predict, tmp_path: Path
+) -> None:
     worse = replace(predict([[0.05, 0.95]], [0], ["dog <b>", "cat"]), positions=(3,))
     folders = [tmp_path / f"fold-{number}" for number in (1, 2, 3)]
     for folder, predictions in zip(folders, (eight, worse, None), strict=True):

@@ -1,4 +1,4 @@
-"""Plots of predictions name every class, grow with their number, and do not overlap texts."""
+"""Plots of predictions name every class, grow with the number of classes, and have no overlapping texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = [f"{word} {thing}" for word in ("crackling", "pouring", "old") for thing
 
 
 def matrix_of(classes: int, *, samples: int = 8, errors: int = 2) -> Any:
-    """Each class is taken for the next one `errors` times."""
+    """Make a confusion matrix in which each class is mistaken for the next one `errors` times."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
     numbers = np.arange(classes)
     matrix[numbers, numbers] = samples - errors
@@ -48,7 +48,7 @@ def boxes(figure: Any, labels: Any) -> list[Any]:
     return [label.get_window_extent(canvas.get_renderer()) for label in labels]
 
 
-def test_rows_of_the_confusion_matrix_are_right_classes_and_columns_predicted_ones() -> None:
+def test_rows_of_the_confusion_matrix_are_true_classes_and_columns_predicted_ones() -> None:
     axes = confusion_figure(np.array([[3, 1], [0, 0]]), ["dog", "cat"]).axes[0]
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("True class", "Predicted class")
     assert words(axes.get_yticklabels()) == words(axes.get_xticklabels()) == ["dog", "cat"]
@@ -76,7 +76,7 @@ def test_every_class_is_named_on_both_sides_inside_the_plot(classes: int, letter
     if not letters:
         assert all(lower.y1 <= upper.y0 for upper, lower in pairwise(drawn[:classes]))
         assert all(left.x1 <= right.x0 for left, right in pairwise(drawn[classes : 2 * classes]))
-    if not letters and classes > 1:  # shown 900 pixels wide, as web pages do, a name is eight pixels high
+    if not letters and classes > 1:  # at a width of 900 pixels, as on a web page, a name is eight pixels high
         assert float(rows[0].get_fontsize()) / 72 / figure.get_size_inches()[0] * 900 >= 8
 
 
@@ -123,7 +123,7 @@ def test_with_many_classes_only_confused_ones_are_drawn() -> None:
     assert len(confusion_figure(matrix_of(200), names_of(200)).axes[0].get_yticks()) == 60
 
 
-def test_long_names_are_cut_and_dollars_are_no_mathematics() -> None:
+def test_long_names_are_cut_and_dollar_signs_start_no_mathematics() -> None:
     names = ["a name that is much longer than any that fits beside an image", "$x_{$\nover two lines"]
     figure = confusion_figure(matrix_of(2), names)
     assert words(figure.axes[0].get_yticklabels()) == [

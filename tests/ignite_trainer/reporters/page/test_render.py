@@ -78,7 +78,7 @@ def test_invisible_characters_are_replaced() -> None:
     text.encode()
 
 
-def test_numbers_are_aligned_without_a_style_of_their_own() -> None:
+def test_numbers_are_aligned_without_inline_styles() -> None:
     text = render.render(Section(title="", header=["name", "value"], rows=[["a", "1"]]), [])
     assert 'style="' not in text
     assert Elements(text).of("td") == [{}, {"class": "number"}]
@@ -93,7 +93,7 @@ def test_every_section_is_linked_below_the_title() -> None:
 
 
 @pytest.mark.parametrize("dots_per_inch", [100, 150])
-def test_an_image_has_the_width_at_which_a_point_is_a_pixel(dots_per_inch: int) -> None:
+def test_an_image_is_shown_at_one_pixel_per_point(dots_per_inch: int) -> None:
     file = io.BytesIO()
     size = (6 * dots_per_inch, dots_per_inch)
     Image.new("RGB", size).save(file, format="png", dpi=(dots_per_inch, dots_per_inch))

@@ -20,7 +20,7 @@ PAIRS = [(0, 0), (0, 0), (0, 1), (0, 1), (1, 1), (2, 1), (2, 0), (2, 2), (2, 2)]
 
 
 def text_of(*sections: Section) -> str:
-    """All that is said: paragraphs, and the rows of tables."""
+    """Return the paragraphs and table rows of sections."""
     rows = [" | ".join(row) for section in sections for row in section.rows]
     inner = [text_of(*section.parts) for section in sections]
     return "\n".join([*(said for section in sections for said in section.text), *rows, *inner])
@@ -40,7 +40,7 @@ def test_only_the_plots_that_are_shown_are_written(guesses: Any, tmp_path: Path)
             picture.verify()
 
 
-def test_values_are_those_of_the_predictions(guesses: Any, tmp_path: Path) -> None:
+def test_values_come_from_the_predictions(guesses: Any, tmp_path: Path) -> None:
     names = ["dog", "cat", "a|b", "rain"]
     text = text_of(*prediction_sections(guesses(PAIRS, classes=4, names=names), tmp_path))
     assert "Accuracy: 55.56 % (5 of 9 samples; 95 % interval 26.7 to 81.1 %)." in text
@@ -55,7 +55,7 @@ def test_values_are_those_of_the_predictions(guesses: Any, tmp_path: Path) -> No
     assert "confidence is 60.00 %, and 55.56 % are correct" in text
 
 
-def test_a_perfect_result_has_nothing_confused(guesses: Any, tmp_path: Path) -> None:
+def test_a_perfect_result_has_no_confused_classes(guesses: Any, tmp_path: Path) -> None:
     assert "No sample is misclassified." in text_of(
         *prediction_sections(guesses([(0, 0), (1, 1)], classes=2), tmp_path)
     )
@@ -87,7 +87,7 @@ def test_samples_with_non_finite_scores_are_excluded_and_counted(predict: Any, t
     assert "(2 of 2 samples; " in text
 
 
-def test_scores_that_are_no_probabilities_have_no_calibration(predict: Any, tmp_path: Path) -> None:
+def test_scores_that_are_not_probabilities_have_no_calibration(predict: Any, tmp_path: Path) -> None:
     text = text_of(*prediction_sections(predict([[3.0, -1.0], [-2.0, 4.0]], [0, 1]), tmp_path))
     assert (
         "Some scores are outside 0..1, so they are not probabilities and have no calibration error." in text
@@ -96,7 +96,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration(predict: Any, tmp_
     assert "cross-entropy" not in text
 
 
-def test_several_labels_have_average_precision_and_no_confusion(predict: Any, tmp_path: Path) -> None:
+def test_several_labels_have_average_precision_and_no_confusion_matrix(predict: Any, tmp_path: Path) -> None:
     scores = [[0.9, 0.5, 0.9], [0.8, 0.5, 0.7], [0.7, 0.5, 0.6], [0.1, 0.5, 0.1]]
     text = text_of(*prediction_sections(predict(scores, [[0], [2], [0], []]), tmp_path))
     assert f"Mean average precision over classes: {(5 / 6 + 1 / 2) / 2:.4f}, on 4 samples." in text
@@ -106,7 +106,7 @@ def test_several_labels_have_average_precision_and_no_confusion(predict: Any, tm
     assert {path.name for path in tmp_path.iterdir()} == {"classes.png", "calibration.png"}
 
 
-def test_several_labels_of_which_no_sample_has_any(predict: Any, tmp_path: Path) -> None:
+def test_average_precision_is_undefined_if_no_sample_has_a_label(predict: Any, tmp_path: Path) -> None:
     text = text_of(*prediction_sections(predict([[0.5, 0.1]], [[]]), tmp_path))
     assert "No sample has a class, so average precision is undefined." in text
     assert {path.name for path in tmp_path.iterdir()} == {"calibration.png"}

@@ -1,4 +1,4 @@
-"""Statistics of predictions equal counts by hand, formulas, and torch's losses."""
+"""Statistics of predictions equal counts made by hand, formulas, and torch's losses."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ignite_trainer.reporters.page import statistics
 PAIRS = [(0, 0), (0, 0), (0, 1), (0, 1), (1, 1), (2, 1), (2, 0), (2, 2), (2, 2)]
 
 
-def test_the_matrix_counts_right_classes_in_rows_and_predicted_ones_in_columns(guesses: Any) -> None:
+def test_the_matrix_counts_true_classes_in_rows_and_predicted_ones_in_columns(guesses: Any) -> None:
     matrix = statistics.confusion_matrix(guesses(PAIRS, classes=4))
     assert matrix.tolist() == [[2, 2, 0, 0], [0, 1, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]
 
 
-def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -> None:
+def test_the_most_confused_pairs_are_sorted_by_count_and_then_by_share(guesses: Any) -> None:
     matrix = statistics.confusion_matrix(guesses([*PAIRS, (1, 0)], classes=4))
     found = statistics.most_confused(matrix)
     assert found == [(0, 1, 2, 2 / 4), (1, 0, 1, 1 / 2), (2, 0, 1, 1 / 4), (2, 1, 1, 1 / 4)]
@@ -27,7 +27,7 @@ def test_the_most_confused_pairs_come_by_count_and_then_by_share(guesses: Any) -
 
 
 @pytest.mark.parametrize(("right", "samples"), [(0, 1), (1, 1), (7, 10), (33, 48), (400, 400)])
-def test_the_interval_of_an_accuracy_is_that_of_wilsons_formula(right: int, samples: int) -> None:
+def test_the_interval_of_an_accuracy_follows_wilsons_formula(right: int, samples: int) -> None:
     z, n, p = 1.9599639845400545, samples, right / samples
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
@@ -51,7 +51,7 @@ def test_with_several_labels_the_loss_is_the_binary_cross_entropy_that_torch_com
     assert statistics.cross_entropy(predictions) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_probability_of_zero_for_the_right_class_leaves_the_loss_finite(predict: Any) -> None:
+def test_a_probability_of_zero_for_the_true_class_leaves_the_loss_finite(predict: Any) -> None:
     assert 80 < (statistics.cross_entropy(predict([[1.0, 0.0]], [1])) or 0) < 90
 
 
@@ -82,7 +82,7 @@ def test_with_several_labels_every_score_is_a_confidence(predict: Any) -> None:
     assert found.error == pytest.approx((abs(1 - 0.2) + abs(1 - 1.9)) / 4)
 
 
-def test_bins_without_confidences_have_none(predict: Any) -> None:
+def test_empty_bins_have_no_mean_confidence(predict: Any) -> None:
     found = statistics.calibration(predict([[1.0, 0.0]], [0]))
     assert found is not None
     assert found.error == 0
@@ -91,11 +91,11 @@ def test_bins_without_confidences_have_none(predict: Any) -> None:
 
 
 @pytest.mark.parametrize("score", [1.2, -0.1])
-def test_scores_outside_of_probabilities_are_not_calibrated(predict: Any, score: float) -> None:
+def test_scores_outside_0_to_1_are_not_calibrated(predict: Any, score: float) -> None:
     assert statistics.calibration(predict([[0.5, 0.4], [0.9, score]], [0, 0])) is None
 
 
-def test_probabilities_that_rounding_carries_over_one_are_calibrated(predict: Any) -> None:
+def test_probabilities_above_one_by_rounding_are_calibrated(predict: Any) -> None:
     found = statistics.calibration(predict([[1.000001, 0.0]], [0]))
     assert found is not None
     assert found.mean_confidence == 1
