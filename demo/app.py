@@ -1,14 +1,15 @@
 """Web page that searches a folder and classifies files: `python demo/app.py --help`.
 
 Tornado, which Visdom requires anyway, serves the page; Gradio would add forty packages and remote scripts
-and fonts.
-The server listens on the loopback address only, and the page loads nothing from other machines.
+and fonts. The server listens on the loopback address only, and the page loads nothing from other machines.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import inspect
 import io
 import json
 import secrets
@@ -86,35 +87,41 @@ class Queries:
             self._uploads.pop(next(iter(self._uploads)))
         return {"upload": upload, "kind": kind}
 
-    def rank(self, *, text: str | None = None, **file: str) -> dict[str, list[dict[str, Any]]]:
+    def rank(
+        self, *, text: str | None = None, path: str = "", upload: str = ""
+    ) -> dict[str, list[dict[str, Any]]]:
         """Rank the files of each kind by a text or a file, best first; return their paths and similarities.
 
         Raises:
             ValueError: The file does not exist, or the text is too long.
         """
         if text is None:
-            embedding = self._file(**file).embedding
+            embedding = self._file(path, upload).embedding
         else:
             embedding = self._model.embed_text(text).cpu().numpy()[0]
         return {
             kind: [match._asdict() for match in self._index.rank(embedding, kind, SHOWN)] for kind in KINDS
         }
 
-    def classify(self, *, labels: Sequence[str], template: str = "{}", **file: str) -> list[dict[str, Any]]:
+    def classify(
+        self, *, labels: Sequence[str], template: str = "{}", path: str = "", upload: str = ""
+    ) -> list[dict[str, Any]]:
         """Return the probability of each label, most probable first, computed as in `AudioCLIP.classify`.
 
         Raises:
             ValueError: The file does not exist; there are no labels, too many or duplicates; or a text is too
                 long.
         """
+        if not isinstance(labels, list):
+            raise ValueError("labels is not a list.")
         if not 1 <= len(labels) <= MAX_LABELS:
             raise ValueError(f"There are {len(labels)} labels; give 1 to {MAX_LABELS}.")
-        kind, embedding = self._file(**file)
+        kind, embedding = self._file(path, upload)
         texts = embed_labels(self._model, labels, template)
         ranked = rank_labels(self._model, kind, embedding, labels, texts)
         return [{"label": label, "probability": probability} for label, probability in ranked]
 
-    def _file(self, *, path: str = "", upload: str = "") -> Upload:
+    def _file(self, path: str, upload: str) -> Upload:
         if upload in self._uploads:
             return self._uploads[upload]
         embedding = self._index.embedding(path)
@@ -154,8 +161,14 @@ class _Upload(_Handler):
 class _Query(_Handler):
     async def post(self, method: str) -> None:
         """Call `rank` or `classify` with the arguments in the request."""
-        ask = getattr(self.settings["queries"], method)
-        await self.answer(lambda: ask(**dict(json.loads(self.request.body))))
+        try:
+            work = functools.partial(
+                getattr(self.settings["queries"], method), **json.loads(self.request.body)
+            )
+            inspect.signature(work).bind()
+        except (ValueError, TypeError) as error:
+            raise HTTPError(400) from error
+        await self.answer(work)
 
 
 class _Picture(_Handler):

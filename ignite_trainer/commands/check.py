@@ -109,18 +109,19 @@ class Checker:
 
         If some combinations of a sweep are invalid, return the problems and the protocol's own run.
         """
-        problems: list[str] = []
+        runs, problems = list[Blueprint](), list[str]()
         try:
             if protocol.sweep:
-                runs = combinations(protocol, trusted=self._trusted, building=False)
-                return [run.blueprint for run in runs], []
+                found = combinations(protocol, trusted=self._trusted, building=False)
+                runs = [run.blueprint for run in found]
         except ProtocolError as error:
             problems = error.problems
         try:
-            single = protocol.model_copy(update={"sweep": {}})
-            return [draw(single, trusted=self._trusted, yardsticks=True)], problems
+            single = draw(protocol.model_copy(update={"sweep": {}}), trusted=self._trusted, yardsticks=True)
+            runs = runs or [single]
         except ProtocolError as error:
-            return [], list(dict.fromkeys([*problems, *error.problems]))
+            problems = list(dict.fromkeys([*problems, *error.problems]))
+        return runs, problems
 
     def _check_run(self, run: Blueprint, found: CheckResult, spaces: list[Space]) -> None:
         """Check one run; add its results to `found`, and the disk space that it needs to `spaces`."""

@@ -97,7 +97,7 @@ def collate_read(items: list[tuple[int, Any]]) -> LoadedBatch:
 
 
 def read_readable(source: Any, indices: list[int]) -> LoadedBatch:
-    """LoadedBatch a batch, dropping unreadable samples."""
+    """Read a batch, dropping unreadable samples."""
     try:
         return LoadedBatch(torch.tensor(indices), source.read_batch(indices), [])
     except Exception as error:

@@ -26,7 +26,12 @@ from ignite_trainer.training.lone_samples import DroppedField
 from ignite_trainer.training.optimizer_steps import NonFinite, StepWatch, non_finite_weights
 
 _SKIPPED_STEPS = "steps skipped"
-_FORMER_KINDS = {"steps left out": _SKIPPED_STEPS}  # in states saved before the kind was renamed
+_UNSYNCHRONISED_STEPS = "steps with unsynchronised batch norm"
+# Names of kinds in the states of earlier versions.
+_FORMER_KINDS = {
+    "steps left out": _SKIPPED_STEPS,
+    "steps in which batch norm was not shared by the processes": _UNSYNCHRONISED_STEPS,
+}
 # Messages from gloo and NCCL when another process has exited.
 _PROCESS_EXITED = re.compile(r"gloo|nccl|closed by peer|reset by peer|broken pipe", re.IGNORECASE)
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -106,7 +111,7 @@ class FaultPolicy:
     def record_unsynchronised_step(self, epoch: int, iteration: int) -> None:
         """Count a step in which batch norm is not synchronised between processes."""
         self._count(
-            "steps with unsynchronised batch norm",
+            _UNSYNCHRONISED_STEPS,
             Fault(
                 epoch=epoch,
                 iteration=iteration,

@@ -46,7 +46,8 @@ def ensure_home() -> None:
 def _link(home: Path, made: Path) -> None:
     """Link every cached file into the new home folder, where new files can be written next to the links."""
     for place in _LINKED:
-        for source in (home / place, *(home / place).rglob("*")):
+        cached = (Path(folder, name) for folder, _, names in os.walk(home / place) for name in names)
+        for source in (home / place, *cached):  # `os.walk` skips what cannot be read
             link = made / source.relative_to(home)
             with suppress(OSError):  # linked by another process, or unreadable
                 if source.is_file() and not link.exists():

@@ -301,7 +301,21 @@ def test_other_hosts_and_origins_are_refused(address: str) -> None:
     ask.add_header("Origin", "https://example.org")
     assert status(ask) == 403
     assert status(urllib.request.Request(f"{address}/about", headers={"Host": "example.org"})) == 404
-    assert status(urllib.request.Request(f"{address}/rank", data=b"[]")) == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "body"),
+    [
+        ("rank", "[]"),
+        ("rank", "{"),
+        ("rank", '{"path": "rain.png", "k": 1}'),
+        ("classify", '{"path": "rain.png"}'),
+        ("classify", '{"path": "rain.png", "labels": null}'),
+        ("classify", '{"path": "rain.png", "labels": "ab"}'),
+    ],
+)
+def test_malformed_queries_are_refused(method: str, body: str, address: str) -> None:
+    assert status(urllib.request.Request(f"{address}/{method}", data=body.encode())) == 400
 
 
 def test_old_uploads_are_dropped(

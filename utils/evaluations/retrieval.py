@@ -73,6 +73,8 @@ class PositivePairs:
     def __init__(
         self, query_labels: Sequence[Collection[Hashable]], item_labels: Sequence[Collection[Hashable]]
     ) -> None:
+        if any(isinstance(labels, str) for labels in (*query_labels, *item_labels)):
+            raise ValueError("A set of labels is a string; give a collection of strings, or use by_label.")
         self._labels_of_query = [tuple(labels) for labels in query_labels]
         items_of_label: dict[Hashable, list[int]] = {}
         for item, labels in enumerate(item_labels):
@@ -120,8 +122,8 @@ def retrieval_metrics(
         "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
-        ValueError: The embeddings differ in length or are not normalised, there is nothing to rank, or no
-            query has a positive.
+        ValueError: The embeddings differ in length, are not normalised or are not those of `positives`; there
+            is nothing to rank; or no query has a positive.
 
     Example:
         Two of three sounds rank their own text first, and the third ranks it last.
@@ -134,6 +136,11 @@ def retrieval_metrics(
         {'R@1': 0.667, 'R@3': 1.0, 'mAP': 0.806}
     """
     _check_embeddings(queries, items)
+    if (positives.query_count, positives.item_count) != (len(queries), len(items)):
+        raise ValueError(
+            f"There are positives for {positives.query_count} queries and {positives.item_count} items, but "
+            f"embeddings of {len(queries)} and {len(items)}."
+        )
     chunk = max(1, _SCORES_AT_ONCE // len(items))
     exact_items = round_to_grid(items)
     harmonic = _harmonic_numbers(len(items))

@@ -45,8 +45,11 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a temporary file beside `path`, sync it to disk, and rename it; a failure leaves nothing."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    """Write `<path>.part`, sync it to disk, and rename it; one process at a time may write `path`.
+
+    A failure leaves nothing; the file of a killed process is overwritten next time.
+    """
+    part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
             yield file

@@ -72,6 +72,9 @@ def test_only_protocols_that_train_must_hold_something_out(epochs: tuple[int, in
     assert ["hold nothing out" in report for report in reports] == [count > 0 for count in epochs]
 
 
+GONE = {"y": {"class": "utils.benchmarks.Gone"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -94,6 +97,11 @@ def test_only_protocols_that_train_must_hold_something_out(epochs: tuple[int, in
         (
             {"Dataset": doubtful(bad=1), "Sweep": {"Setup.nmae": ["a"]}},
             "It is [red]broken",
+        ),
+        ({"Yardsticks": GONE}, 'Yardsticks.y.class is utils.benchmarks.Gone; utils.benchmarks has no "Gone"'),
+        (
+            {"Yardsticks": GONE, "Sweep": {"Setup.seed": [1, 2]}},
+            'Yardsticks.y.class is utils.benchmarks.Gone; utils.benchmarks has no "Gone"',
         ),
     ],
 )

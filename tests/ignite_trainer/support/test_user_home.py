@@ -94,6 +94,24 @@ def test_caches_of_a_read_only_home_are_linked_into_the_new_one(
 
 
 @pytest.mark.usefixtures("nameless")
+def test_a_home_that_cannot_be_entered_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, access, stat, scandir = tmp_path / "root", os.access, os.stat, os.scandir
+    (home / ".cache/torch").mkdir(parents=True)
+
+    def refuse(path: Any) -> Any:
+        if str(path).startswith(str(home)):
+            raise PermissionError(f"Permission denied: {path}")
+        return path
+
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and "root" not in str(path))
+    monkeypatch.setattr(os, "stat", lambda path, **options: stat(refuse(path), **options))
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(refuse(path)))
+    monkeypatch.setenv("HOME", str(home))
+    ensure_home()
+    assert Path.home() == tmp_path / f"home-of-user-{os.getuid()}"
+
+
+@pytest.mark.usefixtures("nameless")
 def test_links_into_another_home_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and "image" not in str(path))

@@ -286,6 +286,13 @@ def test_an_item_that_shares_several_labels_is_one_positive() -> None:
     assert (positives.query_count, positives.item_count) == (1, 4)
 
 
+def test_labels_given_as_a_string_and_positives_of_other_embeddings_are_refused() -> None:
+    with pytest.raises(ValueError, match="A set of labels is a string"):
+        PositivePairs([["dog"], "cat"], [["dog"]])
+    with pytest.raises(ValueError, match="positives for 4 queries and 3 items, but embeddings of 3 and 3"):
+        retrieval_metrics(torch.eye(3), torch.eye(3), PositivePairs.by_label("abcd", "abc"))
+
+
 def test_the_embeddings_are_not_changed() -> None:
     embeddings = F.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1).requires_grad_()
     before = embeddings.detach().clone()

@@ -185,7 +185,7 @@ def test_resuming_keeps_finished_shards(tmp_path: Path, monkeypatch: pytest.Monk
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "parts").glob("*.tar")}
     assert len(times) == 4
     (tmp_path / "parts" / "000001.tar").write_bytes(b"cut short")
-    (tmp_path / "parts" / "000004.tar.part-77").write_bytes(b"left by a process that was killed")
+    (tmp_path / "parts" / "000012.tar.part").write_bytes(b"left by a process that was killed")
     monkeypatch.setattr(making, "write_shard", write)
     parts = read(written(tmp_path / "parts"))
     assert [shard.to_json() for shard in parts.shards] == [shard.to_json() for shard in whole.shards]
