@@ -142,12 +142,12 @@ def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
     built = list[float]()
     prepare_model = model_preparation.prepare_model
 
-    def noting(*args: Any) -> nn.Module:
+    def note(*args: Any) -> nn.Module:
         model = prepare_model(*args)
         built.append(time.monotonic())
         return model
 
-    monkeypatch.setattr("ignite_trainer.runs.assembly.prepare_model", noting)
+    monkeypatch.setattr("ignite_trainer.runs.assembly.prepare_model", note)
     model, weights = ESResNeXt(num_classes=6), tmp_path / "weights.pt"
     torch.save(model.state_dict(), weights)
     raw = protocol(two_thousand_clips, weights=weights, cache=tmp_path, samples=220500)

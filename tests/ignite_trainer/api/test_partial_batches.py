@@ -29,7 +29,7 @@ class Scene(NamedTuple):
 
 
 class Scenes(Dataset[Scene]):
-    """Every second sample has no sound, every third no image."""
+    """Scenes of which every second has no sound and every third no image."""
 
     def __len__(self) -> int:
         return 12
@@ -55,7 +55,7 @@ def batches(size: int, workers: int = 0) -> list[Batch]:
     return list(loader)
 
 
-def test_a_field_of_some_samples_keeps_its_rows() -> None:
+def test_a_field_that_only_some_samples_have_records_its_rows() -> None:
     batch = collate([Scenes()[index] for index in range(6)])
     assert isinstance(batch.sound, PartialBatch) and isinstance(batch.sound.values, PaddedBatch)
     assert batch.sound.rows.tolist() == [1, 3, 5]

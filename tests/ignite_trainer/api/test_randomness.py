@@ -92,7 +92,7 @@ def test_normal_numbers_are_normal() -> None:
     assert numbers.dtype == torch.float32
     assert numbers.shape == (500_001,)
     assert stats.kstest(numbers.numpy(), "norm").pvalue > 1e-6
-    assert 4.2 < numbers.abs().max() < 6.8  # 4.2: missed by once in 10**5 sets of this size
+    assert 4.2 < numbers.abs().max() < 6.8  # 4.2: exceeded once in 10**5 sets of this size
     moments = [(numbers.double() ** power).mean() for power in (1, 2, 3, 4)]
     for moment, expected, variance in zip(moments, (0, 1, 0, 3), (1, 2, 15, 96), strict=True):
         assert abs(moment - expected) < 5 * math.sqrt(variance / 500_001)
@@ -100,7 +100,7 @@ def test_normal_numbers_are_normal() -> None:
 
 def test_normal_numbers_of_a_stream_are_white() -> None:
     numbers = streams().normal(200_000)[0]
-    for lag in (1, 2, 3, 10, 1_000, 99_999, 100_000):  # 100,000: if sines followed cosines
+    for lag in (1, 2, 3, 10, 1_000, 99_999, 100_000):  # lag 100,000: in case sines follow cosines
         assert_uncorrelated(numbers[lag:], numbers[:-lag])
         assert_uncorrelated(numbers[lag:] ** 2, numbers[:-lag] ** 2)
 

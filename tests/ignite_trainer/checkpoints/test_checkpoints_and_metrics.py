@@ -1,4 +1,4 @@
-"""Metrics of a protocol on their splits, and the checkpoints kept by them."""
+"""Metrics of a protocol are computed on their splits and select the checkpoints to keep."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_metric_of_ignite_does_not_depend_on_the_batch_size(tmp_path: Path) ->
     assert all(part == pytest.approx(whole, rel=1e-5) for part in parts)
 
 
-# Checkpoints, by themselves
+# Checkpoints without a run
 
 
 def checkpoints(folder: Path, model: nn.Module, *lines: dict[str, Any], **state: Any) -> Checkpoints:
@@ -136,7 +136,7 @@ ACCURACY = line("Val. Acc.", is_checkpoint=True)
         (SURPRISE, (float("nan"), 3.0), {2: "3.0000", 1: "nan"}),
     ],
 )
-def test_the_last_and_the_three_best_are_kept_preferring_earlier_epochs(
+def test_the_last_and_the_three_best_are_kept_and_ties_go_to_earlier_epochs(
     tmp_path: Path, metric: dict[str, Any], values: tuple[float, ...], kept: dict[int, str]
 ) -> None:
     label, name = metric["line_label"], {"Val. Acc.": "val-acc"}.get(metric["line_label"], "surprise")
@@ -167,7 +167,7 @@ def test_a_checkpoint_deleted_by_hand_does_not_stop_the_run(tmp_path: Path) -> N
     assert files(tmp_path) == {"best_val-acc_epoch-4_0.4000.pt", "last_epoch-4.pt"}
 
 
-def test_weights_are_saved_contiguous_from_any_layout(tmp_path: Path) -> None:
+def test_weights_of_any_layout_are_saved_contiguous(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv3d(2, 2, 2), nn.BatchNorm2d(4))
     convert_to_channels_last(model)
     weight = model.get_parameter("0.weight")

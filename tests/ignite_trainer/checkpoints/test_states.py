@@ -1,4 +1,4 @@
-"""States of a run: their content, the damage they survive, the files that stay on disk."""
+"""States of a run: content, damage, and the files that stay on disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from model.weights.run_folders import best_checkpoint
 
 ROOT = Path(__file__).parents[3]
 FREEZE_RIGHT: dict[str, Any] = {"Parameters": [{"match": "left\\..*|scale"}, {"match": ".*", "train": False}]}
-# Overwrites a file, and is killed after a given number of renames.
+# A script that overwrites a file and is killed after a given number of renames.
 _CRASH = """
 import os, sys
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_the_optimizers_tensors_get_the_layout_of_their_parameters(tmp_path: Pat
     assert torch.equal(weight.contiguous(), expected)
 
 
-def test_the_last_two_states_stay_with_their_best_files(tmp_path: Path) -> None:
+def test_the_last_two_states_and_the_best_files_that_they_name_are_kept(tmp_path: Path) -> None:
     training = Training(tmp_path)
     for epoch, accuracy in enumerate((0.1, 0.2, 0.3, 0.4), start=1):
         training.save(epoch, accuracy)
@@ -203,7 +203,7 @@ def test_restoring_removes_everything_written_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damage_is_detected_and_the_previous_state_restored(
+def test_damage_is_detected_and_the_previous_state_is_restored(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = Training(tmp_path)
@@ -302,7 +302,7 @@ def test_an_invalid_state_is_refused_before_it_is_used(
     again = Training(folder)
     with pytest.raises(ProtocolError) as caught:
         again.checkpoints.restore()
-        for epoch in (2, 3, 4):  # this removes the files that are no longer among the best
+        for epoch in (2, 3, 4):  # saving removes the files that are no longer among the best
             again.save(epoch, 0.6)
     assert str(caught.value).startswith(f"State {path} is not a valid state of this version (")
     assert problem in str(caught.value)
@@ -357,7 +357,7 @@ def test_all_reports_explain_a_best_epoch_of_0(tmp_path: Path, capsys: pytest.Ca
     assert run_toy(tmp_path, Setup__epochs=0).record.best == ()  # nothing is trained, so no epoch is chosen
 
 
-def test_skipped_samples_are_counted_over_all_sessions(tmp_path: Path) -> None:
+def test_skipped_samples_are_counted_across_resumes(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "Dataset": {"class": "toy_research.failing.FaultyTones", "args": {"fold": 1, "gone": [1, 6]}},
         "Faults": {"unreadable": "skip", "unreadable_at_most": 0.1},
@@ -418,11 +418,11 @@ def test_states_are_always_read_onto_the_cpu(tmp_path: Path, monkeypatch: pytest
     loaded: list[tuple[str, Any]] = []
     load = torch.load
 
-    def noting(path: Path, **options: Any) -> Any:
+    def note(path: Path, **options: Any) -> Any:
         loaded.append((path.name, options.get("map_location")))
         return load(path, **options)
 
-    monkeypatch.setattr(torch, "load", noting)
+    monkeypatch.setattr(torch, "load", note)
     training = Training(tmp_path, frozen=True)
     training.save(1, 0.5)
     assert training.checkpoints.restore() == at(1)
@@ -447,7 +447,7 @@ def saved_names(path: Path) -> set[str]:
     return set(torch.load(path, weights_only=True)["model"])
 
 
-def test_frozen_weights_are_written_once_and_not_into_states(tmp_path: Path) -> None:
+def test_frozen_weights_are_written_once_and_are_not_in_states(tmp_path: Path) -> None:
     training = Training(tmp_path, frozen=True)
     frozen = tmp_path / "frozen_weights.pt"
     others = training.weights().keys() - {"0.weight", "0.bias"}
@@ -472,7 +472,7 @@ def test_frozen_weights_are_written_once_and_not_into_states(tmp_path: Path) -> 
     assert len(written) == 1
 
 
-def test_a_model_without_frozen_weights_has_no_file_for_them(tmp_path: Path) -> None:
+def test_no_file_is_written_for_a_model_without_frozen_weights(tmp_path: Path) -> None:
     training = Training(tmp_path)
     training.save(1, 0.5)
     assert not (tmp_path / "frozen_weights.pt").exists()
@@ -480,7 +480,7 @@ def test_a_model_without_frozen_weights_has_no_file_for_them(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", [0.25, -0.0, torch.nan])
-def test_a_frozen_weight_that_moved_is_in_the_state(tmp_path: Path, value: float) -> None:
+def test_a_frozen_weight_that_changed_is_in_the_state(tmp_path: Path, value: float) -> None:
     training = Training(tmp_path, frozen=True)
     with torch.no_grad():
         training.model.get_parameter("0.bias").zero_()
@@ -579,11 +579,11 @@ def test_read_state_dict_joins_a_state_and_its_frozen_weights(tmp_path: Path) ->
         read_state_dict(path)
 
 
-# Written while training goes on
+# Writing during training
 
 
 @contextmanager
-def held_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def delayed_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Delay all writes until the event is set."""
     go, write = threading.Event(), files.write_durably
 
@@ -623,7 +623,7 @@ def test_training_during_a_write_does_not_change_the_state(
     seed(1)
     training = Training(tmp_path)
     training.epoch()
-    with held_up(monkeypatch) as go:
+    with delayed_writes(monkeypatch) as go:
         training.checkpoints.save({"Val. Acc.": 0.5}, position=at(1))
         losses = [training.epoch() for _ in range(3)]
         assert not names(tmp_path)
@@ -637,7 +637,7 @@ def test_training_during_a_write_does_not_change_the_state(
 
 def test_a_save_waits_for_the_previous_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(tmp_path)
-    with held_up(monkeypatch) as go:
+    with delayed_writes(monkeypatch) as go:
         training.checkpoints.save_state(at(1))
         opened = threading.Timer(0.3, go.set)
         opened.start()
@@ -662,7 +662,7 @@ def test_a_failed_write_is_raised_by_the_next_call_and_keeps_older_states(
     following = getattr(training.checkpoints, then)
     with pytest.raises(RunFailed, match=r"last_epoch-3\.pt cannot be written \(no space left"):
         following(*[at(4)] * (then == "save_state"))
-    training.checkpoints.wait()  # raised only once
+    training.checkpoints.wait()  # the error is raised only once
     assert names(tmp_path, "*") == before
 
 

@@ -1,4 +1,4 @@
-"""Commands that run nothing."""
+"""Fixture of commands that run nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ignite_trainer.runs import experiment
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[Protocol]:
-    """The protocols that were run; nothing is built."""
+    """Record the protocols to be run instead of running them; return the list."""
     protocols: list[Protocol] = []
     monkeypatch.setattr(experiment, "run", lambda blueprint, **_: protocols.append(blueprint.protocol))
     return protocols

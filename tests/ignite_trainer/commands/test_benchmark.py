@@ -45,8 +45,8 @@ def ratio(speed: Speed) -> Quartiles:
 
 
 @pytest.mark.parametrize("turns", [[1] * 7, [3, 4], [2, 5]])
-def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> None:
-    """Two epochs of two batches, and three batches of the third and fourth; nothing of them is skipped."""
+def test_timed_steps_equal_the_steps_of_a_run(turns: list[int], tmp_path: Path) -> None:
+    """Seven steps are two epochs of two batches and three batches of the next two epochs; none is skipped."""
     weights = []
     for parts_of_a_run in (turns, [sum(turns)]):
         blueprint = draw_toy(tmp_path)
@@ -60,7 +60,7 @@ def test_timed_steps_are_those_of_a_run(turns: list[int], tmp_path: Path) -> Non
         assert torch.equal(tensor, weights[1][name]), name
 
 
-def test_steps_of_whole_epochs_leave_the_weights_of_a_run(tmp_path: Path) -> None:
+def test_timed_steps_of_complete_epochs_give_the_weights_of_a_run(tmp_path: Path) -> None:
     # Every pass over a loader takes a number from the generator that dropout draws from.
     blueprint = draw_toy(tmp_path, Model__args__dropout=0.0)
     manual_seed(7)
@@ -102,7 +102,7 @@ def test_a_protocol_is_compared_with_its_baselines_round_by_round(tmp_path: Path
         assert ours.gain is None
         assert asleep.seconds_per_step.first_quartile >= 0.02
         assert asleep.gain is not None
-        assert asleep.gain.median == pytest.approx(1 / ratio(asleep).median)  # of an odd number of rounds
+        assert asleep.gain.median == pytest.approx(1 / ratio(asleep).median)  # the number of rounds is odd
         assert asleep.gain.median > 1
         assert ratio(asleep).first_quartile <= ratio(asleep).median <= ratio(asleep).third_quartile
         assert asleep.steps_per_round == 1
@@ -155,7 +155,7 @@ def test_time_is_projected_from_samples_and_speeds(
 # Output
 
 
-def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
+def test_the_file_contains_all_measurements(tmp_path: Path) -> None:
     found = benchmark(tmp_path, Yardsticks={"asleep": ASLEEP})
     assert not list(tmp_path.iterdir())
     content = json.loads(found.write(tmp_path).read_text())
@@ -167,7 +167,9 @@ def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
     assert again.setup.seed == 7
     assert content["environment"]["packages"]["torch"]
     assert content["environment"]["cuda"] is None
-    assert str(tmp_path) not in json.dumps({**content, "protocols": None})  # it may be kept elsewhere
+    assert str(tmp_path) not in json.dumps(
+        {**content, "protocols": None}
+    )  # nothing depends on the folder, so the file can be moved
     assert content["projection"] == asdict(found.projection)
     assert content["activities"]["training"]["utilisation"] is None
     assert content["peak_memory_bytes"] == found.peak_memory_bytes
@@ -178,7 +180,7 @@ def test_the_file_has_all_that_was_measured(tmp_path: Path) -> None:
     assert speeds[OURS]["cost"] is None
 
 
-def test_the_table_has_the_load_of_an_accelerator_and_the_time_of_a_sweep(
+def test_the_table_shows_the_load_of_an_accelerator_and_the_time_of_a_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = benchmark(tmp_path, rounds=1, Sweep={"Dataset.args.fold": [1, 2]})
@@ -233,7 +235,7 @@ def test_a_baseline_that_does_not_fit_is_named(spec: dict[str, Any], message: st
 # The command
 
 
-def test_the_command_takes_baselines_by_the_model_prints_tables_and_ends_with_the_path(
+def test_the_command_uses_the_baselines_of_the_model_and_prints_tables_and_then_the_path(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = functools.partial(measure, turn_seconds=0.0)
@@ -254,9 +256,7 @@ def test_the_command_takes_baselines_by_the_model_prints_tables_and_ends_with_th
         assert text in printed, text
 
 
-def test_the_command_without_a_number_has_seven_rounds(
-    command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_runs_seven_rounds_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[int] = []
 
     def measured(*_: Any, rounds: int, **__: Any) -> None:

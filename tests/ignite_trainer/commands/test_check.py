@@ -23,7 +23,7 @@ RULES = [{"match": "left.*"}, {"match": "middle.*"}, {"match": ".*", "train": Fa
 
 @pytest.fixture
 def check(command: Command) -> Check:
-    """Check a toy protocol with changes; return status and report."""
+    """Return a function that checks a toy protocol with changes, and returns status and report."""
 
     def check(**changes: Any) -> tuple[int, str]:
         done = command("-c", command.write(**changes), "--check")
@@ -127,7 +127,7 @@ FROZEN = [{"match": r"right\..*", "train": False}, {"match": ".*"}]
 @pytest.mark.parametrize(
     ("epochs", "best", "rules"), [(2, 3, None), (50, 4, None), (2, 3, FROZEN)], ids=["few", "many", "frozen"]
 )
-def test_the_space_for_checkpoints_is_that_of_best_epochs_and_last_states(
+def test_the_space_for_checkpoints_covers_best_epochs_and_last_states(
     check: Check, epochs: int, best: int, rules: list[dict[str, Any]] | None
 ) -> None:
     model = TwoTowers()
@@ -135,7 +135,7 @@ def test_the_space_for_checkpoints_is_that_of_best_epochs_and_last_states(
     frozen = size_of(model.right.parameters()) if rules else 0
     trained = size_of(model.parameters()) - frozen
     _, report = check(Setup__epochs=epochs, **({"Parameters": rules} if rules else {}))
-    # Two states with Adam's values, and the next; frozen weights once beside them.
+    # Two states with Adam's values and a third being written; frozen weights are stored once.
     size = best * whole + 3 * (whole - frozen + 2 * trained) + frozen
     assert f"needs about {size / 1000:.3g} kB for checkpoints" in " ".join(report.split())
 
@@ -180,7 +180,7 @@ def test_too_little_memory_is_a_warning(
     said = " ".join(report.split())
     assert f"at least {needed / 1000:.3g} kB needed for weights, gradients and optimizer (--explain" in said
     assert "of memory" not in report
-    (tmp_path / "limit").write_text(f"{needed // 2}\n")  # bytes, of a container
+    (tmp_path / "limit").write_text(f"{needed // 2}\n")  # in bytes; the limit of a container
     monkeypatch.setattr(check_room, "_LIMIT", tmp_path / "limit")
     status, report = check(Setup__epochs=2)
     sizes = [f"{size / 1000:.3g} kB" for size in (needed, needed // 2)]
@@ -206,7 +206,7 @@ def test_a_model_that_cannot_be_built_is_tried_once_and_its_memory_is_unknown(
     assert "0 B" not in said
 
 
-def test_the_memory_limit_max_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_limit_max_means_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "limit").write_text("max\n")
     (tmp_path / "memory").write_text("MemTotal: 2000 kB\nMemFree: 10 kB\nMemAvailable: 1000 kB\n")
     (tmp_path / "own").write_text("9 2 1 1 0 1 0\n")  # pages
@@ -216,7 +216,7 @@ def test_the_memory_limit_max_is_no_limit(tmp_path: Path, monkeypatch: pytest.Mo
     facts: dict[str, str] = {}
     assert not check_room.memory_findings(int(0.9 * free), torch.device("cpu"), facts)
     assert check_room.memory_findings(int(0.9 * free) + 1, torch.device("cpu"), facts)
-    monkeypatch.setattr(check_room, "_MEMORY", tmp_path / "none")  # another system
+    monkeypatch.setattr(check_room, "_MEMORY", tmp_path / "none")  # as on another operating system
     assert not check_room.memory_findings(10**18, torch.device("cpu"), facts)
 
 

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[3]
         ("", "setup.batch_test", None),
     ],
 )
-def test_flags_stand_for_keys(argv: str, key: str, value: Any, command: Command, ran: list[Protocol]) -> None:
+def test_flags_set_keys(argv: str, key: str, value: Any, command: Command, ran: list[Protocol]) -> None:
     assert command("-c", command.write(), *argv.split()).status == 0
     section, name = key.split(".")
     assert getattr(getattr(ran[0], section), name) == value
@@ -100,7 +100,7 @@ def test_a_file_name_may_contain_pattern_characters(command: Command, ran: list[
         ),
     ],
 )
-def test_all_are_checked_before_the_first_runs(
+def test_all_protocols_are_checked_before_the_first_runs(
     changes: dict[str, Any], said: str, command: Command, ran: list[Protocol]
 ) -> None:
     command.write("a.json")
@@ -112,7 +112,7 @@ def test_all_are_checked_before_the_first_runs(
 
 
 def test_a_protocol_that_fails_late_does_not_stop_the_others(command: Command) -> None:
-    first = command.write("a.json", Setup__batch_train=21)  # only its data tell
+    first = command.write("a.json", Setup__batch_train=21)  # only found once the data are loaded
     second = command.write("b.json", Task__args={"explode_at": 1})
     third = command.write("c.json", Setup__name="Third", Setup__epochs=0)
     done = command("-c", first, second, third)
@@ -161,8 +161,10 @@ def test_a_shipped_protocol_is_suggested_if_the_folder_has_none(command: Command
 @pytest.mark.parametrize(
     "present", [(), ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")]
 )
-def test_a_python_without_the_requirements_gets_advice(present: tuple[str, ...], tmp_path: Path) -> None:
-    """Also one that has what reading protocols takes, and no torch."""
+def test_without_the_requirements_the_error_says_how_to_get_them(
+    present: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The second Python has all packages that reading protocols needs, but no torch."""
     packages = Path(pydantic.__file__).parents[1]
     for name in (*present, *["typing_extensions.py"] * bool(present)):
         (tmp_path / name).symlink_to(packages / name)
@@ -195,7 +197,9 @@ def test_help_is_quick_and_threads_do_not_spin_for_long_unless_the_user_says_so(
     unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
     words = [sys.executable, "-c", script]
     run = subprocess.run(words, cwd=ROOT, env=unset | given, capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines()[-1] == f"set() {expected}", run.stderr  # torch reads it when imported
+    assert run.stdout.splitlines()[-1] == f"set() {expected}", (
+        run.stderr
+    )  # torch reads the variable when imported
 
 
 def test_an_unknown_override_runs_nothing(command: Command, ran: list[Protocol]) -> None:
@@ -250,7 +254,7 @@ def test_a_copied_protocol_gets_the_path_of_its_schema(
         (KeyboardInterrupt(), 130, "interrupted; --resume continues from the last saved state\n"),
     ],
 )
-def test_a_run_that_ends_early_has_a_status_of_its_own(
+def test_each_early_end_of_a_run_has_its_own_exit_status(
     error: BaseException, status: int, said: str, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -349,7 +353,7 @@ def test_one_value_and_a_sweep_over_the_same_key_are_refused(command: Command) -
     assert command("-c", path, "-R", "3") == (2, "", said)
 
 
-def test_a_run_that_fails_in_a_sweep_is_a_failure_of_the_command(command: Command) -> None:
+def test_the_command_fails_if_a_run_of_a_sweep_fails(command: Command) -> None:
     argv = "--Sweep.Task.args.explode_at 1 null -e 1"
     done = command("-c", command.write(), *argv.split())
     assert done.status == 1

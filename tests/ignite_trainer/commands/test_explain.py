@@ -27,7 +27,7 @@ from ignite_trainer.support import files
 
 @pytest.fixture
 def explain(command: Command) -> Callable[..., Done]:
-    """Explain a toy protocol that extends another, without what the defaults supply."""
+    """Return the command that explains a toy protocol; its task comes from the defaults."""
     base = toy(command.results, Setup__seed=None)
     task = base.pop("Task")
     (command.folder / "base.json").write_text(json.dumps(base))
@@ -69,12 +69,12 @@ def test_an_unknown_class_is_an_error(explain: Callable[..., Done]) -> None:
     assert (status, "Dataset.class is toy_research.signals.Nothing" in said) == (2, True)
 
 
-def test_steps_of_two_sizes_give_a_line() -> None:
+def test_time_and_memory_are_extrapolated_linearly_from_two_sizes() -> None:
     few, more = Step(4, 1.0, 1000, 4), Step(12, 2.0, 1800, 12)
     whole = extrapolate(few, more, 64)
     assert whole.seconds == pytest.approx(2.0 + 52 / 8)
     assert (whole.samples, whole.peak_bytes, whole.measured) == (64, 1800 + 52 * 100, 12)
-    # Never less than was seen.
+    # An estimate is never smaller than the measurement.
     assert extrapolate(few, Step(12, 0.9, None, 12), 64) == Step(64, 0.9, None, 12)
 
 
@@ -88,7 +88,7 @@ def estimates(root: Path, **changes: object) -> Estimates:
         parts.close()
 
 
-def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> None:
+def test_the_time_of_an_epoch_is_that_of_its_steps_and_of_the_evaluations_after_it(tmp_path: Path) -> None:
     found = estimates(tmp_path, Setup__epochs=2)
     training, evaluation = found.steps["training"], found.steps["evaluation"]
     assert training.samples == 8
@@ -102,7 +102,7 @@ def test_an_epoch_is_its_steps_and_the_evaluations_after_it(tmp_path: Path) -> N
     assert found.seconds_per_run == pytest.approx(2 * found.seconds_per_epoch + first + last)
 
 
-def test_a_checkpoint_is_written_beside_the_next_epoch_and_the_last_one_after_it(
+def test_a_checkpoint_is_written_during_the_next_epoch_and_the_last_one_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = files.write_durably
@@ -114,10 +114,12 @@ def test_a_checkpoint_is_written_beside_the_next_epoch_and_the_last_one_after_it
     monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
     found = estimates(tmp_path, Setup__epochs=2)
     assert isinstance(found.checkpoint, Checkpoint)
-    assert found.checkpoint.seconds == pytest.approx(2.0, abs=0.5)  # a state, and the best weights
+    assert found.checkpoint.seconds == pytest.approx(
+        2.0, abs=0.5
+    )  # one second for a state, one for the best weights
     assert found.seconds_per_epoch == found.checkpoint.seconds  # an epoch of a few small steps waits for it
     parameters = sum(value.nbytes for value in TwoTowers().parameters())
-    assert found.checkpoint.copy_bytes > 2 * parameters  # with their momentum
+    assert found.checkpoint.copy_bytes > 2 * parameters  # parameters and their momentum
     assert not list(tmp_path.iterdir())
 
 
@@ -158,7 +160,7 @@ def test_small_and_unusual_runs_are_estimated(tmp_path: Path, changes: dict[str,
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a peak of memory"
 )
-def test_the_largest_memory_is_that_of_the_process(tmp_path: Path) -> None:
+def test_the_estimated_memory_is_the_peak_of_the_process(tmp_path: Path) -> None:
     peak = estimates(tmp_path).peak_bytes
     resident = os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text().split()[1])
     assert peak == pytest.approx(resident, rel=0.3)

@@ -217,7 +217,7 @@ def test_samples_of_unequal_length_are_refused() -> None:
     assert len(epoch(loader(Hiss(), batch_size=1))) == 20
 
 
-def test_samples_of_unequal_length_pass_on_request() -> None:
+def test_samples_of_unequal_length_are_accepted_on_request() -> None:
     [batch] = epoch(loader(Hiss(), batch_size=20, unequal_lengths=True))
     signal = batch.sample.signal
     assert isinstance(signal, PaddedBatch)
@@ -302,7 +302,7 @@ def test_a_transform_acts_on_the_named_field_or_the_first() -> None:
     assert batch.sample.sound.shape == (4, 4)
 
 
-def test_a_field_need_not_be_numeric() -> None:
+def test_a_transformed_field_need_not_be_numeric() -> None:
     (batch,) = epoch(loader(Fit(length=16), on("name", reverse_name), batch_size=20, shuffle=False))
     assert batch.sample.name[2] == Tones()[2].name[::-1]
 

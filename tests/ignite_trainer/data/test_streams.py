@@ -1,4 +1,4 @@
-"""Streamed data sets give each sample once, with any number of workers, and resume without rereading."""
+"""Streamed data sets yield each sample once, with any number of workers, and resume without rereading."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_workers_share_lanes_evenly() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 @pytest.mark.parametrize("batch_size", [3, 4, 20])
-def test_every_sample_comes_once_and_workers_change_nothing(
+def test_every_sample_is_read_once_and_workers_change_nothing(
     workers: int, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ignite_trainer.data.loader._processors", lambda: 4)
@@ -195,7 +195,7 @@ def test_a_run_resumed_within_an_epoch_ends_the_same(tmp_path: Path) -> None:
         run_toy(tmp_path / "parts", Task=stop, **options)
     [folder] = (tmp_path / "parts/Toy").iterdir()
     saved = json.loads((folder / "protocol.json").read_text())
-    # Otherwise, it would be another run.
+    # otherwise, the protocol would differ and not be resumed
     (folder / "protocol.json").write_text(json.dumps({**saved, "Task": signal}))
     parts = run_toy(tmp_path / "parts", Task=signal, Setup__workers_train=2, **options)
     assert parts.folder == folder

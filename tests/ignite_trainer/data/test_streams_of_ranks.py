@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of runs of two processes."""
+    """Return the folder of runs made by two processes."""
     folder = tmp_path_factory.mktemp("two")
     on_ranks(2, folder, run_beginnings, folder)
     return folder

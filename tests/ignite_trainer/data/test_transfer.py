@@ -53,7 +53,7 @@ class Numbers(Dataset[Number]):
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
+def no_thread_remains() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     for thread in set(threading.enumerate()) - before:
@@ -82,7 +82,7 @@ def assert_equal(first: list[Batch], second: list[Batch]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [1, 2])
-def test_batches_equal_the_samples_wherever_they_come_from(workers: int, number: int) -> None:
+def test_batches_equal_the_samples_however_they_are_made(workers: int, number: int) -> None:
     dataset = Numbers()
     one_by_one = epoch(threes(dataset, *STEPS, batches=None, workers=workers), number)
     single = [GlobalHiss(), Fit(length=4)]  # the first one takes single samples
@@ -132,7 +132,7 @@ def test_a_defect_of_the_data_set_is_raised_unchanged() -> None:
             epoch(threes(Torn(), *STEPS, batches=batches))
 
 
-def test_loading_leaves_the_global_generator_alone() -> None:
+def test_loading_does_not_use_the_global_generator() -> None:
     state = torch.get_rng_state()
     epoch(threes(Numbers(), *STEPS, batches=Numbers()))
     epoch(threes(Numbers(), *STEPS, batches=None))
@@ -262,7 +262,7 @@ def test_an_error_is_raised_where_the_result_would_be_yielded() -> None:
 # Workers
 
 
-def test_workers_stay_for_the_next_epoch_and_end_on_close() -> None:
+def test_workers_are_kept_for_the_next_epoch_and_end_on_close() -> None:
     class Processes(Dataset[Any]):
         def __len__(self) -> int:
             return 4

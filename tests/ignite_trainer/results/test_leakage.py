@@ -32,7 +32,7 @@ def evaluate(root: Path, file: Path | None, fold: int, **changes: Any) -> RunRes
 
 @pytest.fixture
 def trained(tmp_path: Path) -> RunResult:
-    """A run with fold 1 held out."""
+    """Run the toy protocol with fold 1 held out."""
     return run_toy(tmp_path / "trained", Setup__epochs=1)
 
 
@@ -57,7 +57,7 @@ def test_last_weights_are_marked_only_on_other_folds(trained: RunResult, tmp_pat
     assert evaluate(tmp_path, trained.end.best[0].checkpoint, 2).record.caution == OTHER_PART
 
 
-def test_one_trained_fold_among_several_is_enough(trained: RunResult) -> None:
+def test_one_trained_fold_among_several_is_enough_for_a_mark(trained: RunResult) -> None:
     model = Loaded(file=str(trained.end.last_checkpoint), sha256="")
     for held_out, mark in (((1,), ""), ((1, 2), OTHER_PART), ((), OTHER_PART)):
         tones = Tones()
@@ -65,7 +65,7 @@ def test_one_trained_fold_among_several_is_enough(trained: RunResult) -> None:
         assert caution(model, Tones(train=True), tones) == mark
 
 
-def test_further_training_keeps_the_mark(trained: RunResult, tmp_path: Path) -> None:
+def test_the_mark_survives_further_training(trained: RunResult, tmp_path: Path) -> None:
     further = evaluate(tmp_path, trained.end.last_checkpoint, 2, Setup__epochs=1)
     assert further.record.caution == OTHER_PART
     assert evaluate(tmp_path, further.end.last_checkpoint, 2).record.caution == OTHER_PART
@@ -124,7 +124,7 @@ def test_a_sweep_explains_the_marks_of_its_runs(trained: RunResult, tmp_path: Pa
     assert all(sentence in path.read_text() for sentence in MEANING.values())
 
 
-def test_a_marked_result_is_shown_without_a_published_result() -> None:
+def test_a_marked_result_is_shown_without_the_published_one() -> None:
     file = weights("best.pt")
     figure = {"dataset": "Tones", "weights": file.sha256, "setting": "trained", "value": 0.9}
     record = run_record(weights=(file,), published=(figure,), caution=CHOSEN)

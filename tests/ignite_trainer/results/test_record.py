@@ -11,7 +11,7 @@ def test_the_deviation_is_the_sample_standard_deviation() -> None:
     found = Spread.of([0.9, 0.95, 1.0, 0.85])
     assert found is not None
     assert found.mean == pytest.approx(0.925)
-    # Squares of the distances to the mean: 0.025^2, 0.025^2, 0.075^2, 0.075^2.
+    # squared distances from the mean: 0.025^2, 0.025^2, 0.075^2, 0.075^2
     assert found.deviation == pytest.approx(math.sqrt((2 * 0.025**2 + 2 * 0.075**2) / 3))
     assert found.n == 4
 

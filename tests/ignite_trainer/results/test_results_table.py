@@ -48,7 +48,7 @@ def ours(*records: RunRecord) -> str:
     return cell
 
 
-def test_a_cell_has_the_mean_after_the_last_epoch_in_per_cent() -> None:
+def test_a_cell_shows_the_mean_after_the_last_epoch_in_per_cent() -> None:
     values = [0.961, 0.972, 0.969, 0.965, 0.978]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)
@@ -67,7 +67,7 @@ def test_a_cell_has_the_mean_after_the_last_epoch_in_per_cent() -> None:
         ([run_record()], "50.0 (whole set)"),
         ([run_record(fold=1), run_record(fold=2)], "50.0 ± 0.0 (2 of 5 folds)"),
         ([run_record(fold=1), run_record(fold=1, seed=8)], "50.0 ± 0.0 (fold 1 of 5, 2 seeds)"),
-        (  # the mean of fold 1, 0.8, has the weight of fold 2
+        (  # the mean of fold 1, 0.8, counts as much as fold 2
             [
                 run_record(fold=fold, seed=seed, last=last)
                 for fold, seed, last in ((1, 7, 0.9), (1, 8, 0.7), (2, 7, 0.2))
@@ -84,7 +84,7 @@ def test_a_cell_has_the_mean_after_the_last_epoch_in_per_cent() -> None:
         ([run_record(fold=1, last=None)], "not finite (fold 1 of 5)"),
     ],
 )
-def test_a_cell_states_its_extent(records: list[RunRecord], cell: str) -> None:
+def test_a_cell_states_how_many_runs_and_folds_it_averages(records: list[RunRecord], cell: str) -> None:
     assert ours(*records) == cell
 
 
@@ -93,7 +93,7 @@ def test_runs_without_a_metric_and_unlisted_runs_have_no_cell(changes: dict[str,
     assert rows(run_record(fold=1, **changes)) == [["model, initial weights"]]
 
 
-def test_the_latest_of_equal_runs_counts() -> None:
+def test_only_the_latest_of_equal_runs_counts() -> None:
     early = run_record(fold=1, last=0.1, finished="2024-01-01T00:00:00+00:00")
     late = run_record(fold=1, last=0.9, finished="2024-01-03T00:00:00+00:00")
     assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5)"
@@ -188,7 +188,7 @@ def test_weights_with_the_same_name_show_their_hashes() -> None:
         (published(weights=weights("Partial.pt").sha256), ""),
     ],
 )
-def test_a_published_result_needs_the_same_data_set_setting_metric_and_weights(
+def test_a_published_result_is_shown_only_for_the_same_data_set_setting_metric_and_weights(
     figure: PublishedResult, beside: str
 ) -> None:
     _, (_, _, cell) = rows(*all_folds(published=(figure,)))
@@ -209,7 +209,7 @@ NINE: dict[str, Any] = {"epochs": 9, "weights": (FULL,), "published": (published
         ([run_record(**{**NINE, "epochs": 0, "weights": ()})], ["50.0 (whole set)", ""]),
     ],
 )
-def test_a_published_result_needs_a_whole_set_and_published_weights(
+def test_a_published_result_is_shown_only_for_a_complete_data_set_and_published_weights(
     records: list[RunRecord], cells: list[str]
 ) -> None:
     assert rows(*records)[1][1:] == cells
@@ -248,7 +248,7 @@ def test_rows_are_named_by_the_keys_that_differ() -> None:
     assert row_labels(*transforms) == ["Transforms[0].p 0.5", "Transforms[0].p absent"]
 
 
-def test_rows_are_named_by_few_of_many_differing_keys() -> None:
+def test_rows_are_named_by_a_few_of_many_differing_keys() -> None:
     many = [dict.fromkeys("abcd", value) for value in (1, 2)]
     assert row_labels(*many) == ["a 1, ...", "a 2, ..."]
     windows: list[dict[str, Any]] = [{"Task": {"length": 16, "template": "{}"}}, {"Task": {"length": 16}}]
@@ -271,7 +271,7 @@ def test_rows_are_named_by_protocols_if_many_keys_differ() -> None:
         (("large", "small"), ["large", "small"]),
     ],
 )
-def test_models_with_different_arguments_have_their_own_rows(
+def test_models_with_different_arguments_have_separate_rows(
     names: tuple[str, str], labels: list[str]
 ) -> None:
     args = ({"depth": 8, "width": 512}, {"depth": 2, "width": 64})

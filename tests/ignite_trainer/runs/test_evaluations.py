@@ -104,7 +104,7 @@ def test_training_needs_epochs_and_an_optimizer(tmp_path: Path) -> None:
     ]
 
 
-def test_the_record_has_the_result_of_a_run_and_its_origin(tmp_path: Path) -> None:
+def test_the_record_contains_the_result_of_a_run_and_its_origin(tmp_path: Path) -> None:
     figure = {"dataset": "Tones", "weights": "a" * 64, "setting": "trained", "value": 0.5}
     result = run_toy(tmp_path, Table={"published": [figure]})
     record = RunRecord.read(result.folder / "result.json")
@@ -130,7 +130,7 @@ def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, content: bytes) 
 def shown(
     path: str, *, best: str = "max", height: int = 416, beside: str | None = None, **args: Any
 ) -> dict[str, Any]:
-    """A `Metrics` section with a shown line of this class, followed by another line."""
+    """Return a `Metrics` section with a line of this class, optionally next to another line."""
     line = {"line_label": "Val. Acc.", "class": path, "args": args, "best": best, "is_checkpoint": True}
     others = [{"line_label": "Other", "class": beside}] if beside else []
     return {"Performance": {"height": height, "lines": [*others, line]}}
@@ -139,7 +139,9 @@ def shown(
 @pytest.mark.parametrize(
     ("path", "share"), [("ignite.metrics.Accuracy", True), ("toy_research.learning.Surprise", False)]
 )
-def test_a_metric_is_a_share_only_if_its_class_is_known(tmp_path: Path, path: str, share: bool) -> None:
+def test_a_metric_is_a_share_only_if_its_class_is_known_as_one(
+    tmp_path: Path, path: str, share: bool
+) -> None:
     metrics = {"Performance": {"lines": [{"line_label": "x", "class": path}]}}
     assert run_toy(tmp_path, Setup__epochs=0, Metrics=metrics).record.share is share
 
@@ -240,7 +242,7 @@ def test_a_file_without_predictions_is_refused(tmp_path: Path) -> None:
         (torch.zeros(2, 3, 4), torch.zeros(2, 3)),
     ],
 )
-def test_scores_with_other_shapes_make_no_predictions(scores: torch.Tensor, targets: torch.Tensor) -> None:
+def test_scores_with_other_shapes_yield_no_predictions(scores: torch.Tensor, targets: torch.Tensor) -> None:
     collector = PredictionCollector([1, 2], ["a"])
     collector.add(torch.arange(2), scores, targets)
     assert collector.predictions() is None

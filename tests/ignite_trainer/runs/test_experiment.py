@@ -370,11 +370,11 @@ def test_every_epoch_has_its_own_order_and_augmentation(
     seen: list[Tensor] = []
     step = Matching.training_step
 
-    def noting(self: Matching, model: nn.Module, batch: Any) -> StepOutput:
+    def note(self: Matching, model: nn.Module, batch: Any) -> StepOutput:
         seen.append(torch.cat([batch.weight[:, None], batch.signal.flatten(1)], dim=1))
         return step(self, model, batch)
 
-    monkeypatch.setattr(Matching, "training_step", noting)
+    monkeypatch.setattr(Matching, "training_step", note)
     run_toy(tmp_path, Setup__batch_train=20)
     first, second = seen  # the weight of a toy sample identifies it
     assert first[:, 0].tolist() != second[:, 0].tolist()

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def python(code: str, *words: str) -> subprocess.Popen[str]:
-    """Start a process that has the imports of a test."""
+    """Start a Python process that can import the tests' packages."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", code, *words]
     return subprocess.Popen(
@@ -54,7 +54,7 @@ def python(code: str, *words: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """Mount a file system of 2 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
@@ -63,7 +63,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     yield folder
-    # Lazily, because torch leaves a file open if writing it fails.
+    # Unmount lazily, because torch leaves a file open if writing it fails.
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
@@ -75,7 +75,7 @@ def test_a_full_disk_keeps_all_finished_results(
     small_disk: Path, reporters: list[dict[str, Any]], missed: str
 ) -> None:
     with pytest.raises(RunFailed) as caught:
-        # Enough steps for the log to need a new page.
+        # enough steps that the log needs another page of the disk
         args = {"fold": 1, "samples": 120}
         run_toy(small_disk, Setup__epochs=3, Setup__batch_train=2, Dataset__args=args, Reporters=reporters)
     folder = only_run(small_disk)
@@ -86,7 +86,7 @@ def test_a_full_disk_keeps_all_finished_results(
     assert len(list(folder.glob("checkpoints/best*.pt"))) == 2  # from epochs 0 and 1
     assert not list(folder.rglob("*.part"))
     if JSON_LINES in reporters:
-        assert events(folder)[-1]["epoch"] == 2  # and every line is complete
+        assert events(folder)[-1]["epoch"] == 2  # every line of the log is complete
     (small_disk / "filling").unlink()
     assert run_toy(small_disk).end.last_epoch == 2
 
@@ -118,7 +118,7 @@ def test_a_file_over_the_size_limit_is_named_and_removed(tmp_path: Path) -> None
     assert output.startswith(f"{folder / 'checkpoints' / 'last_epoch-1.pt'} cannot be written ("), errors
     kept = {path.suffix for path in (folder / "checkpoints").iterdir()}
     assert kept <= {".pt", ".sha256"}
-    for path in folder.glob("checkpoints/*.pt"):  # best files are smaller
+    for path in folder.glob("checkpoints/*.pt"):  # best files are below the limit
         torch.load(path, weights_only=True)
     kinds = [event["event"] for event in events(folder)]
     # The state is written during the next epoch, which may have taken some steps by then.
@@ -147,7 +147,9 @@ def test_a_killed_worker_is_explained(tmp_path: Path) -> None:
 # Memory
 
 
-def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_step(tmp_path: Path) -> None:
+def test_after_a_training_step_runs_out_of_memory_a_smaller_batch_with_an_equal_step_is_suggested(
+    tmp_path: Path,
+) -> None:
     task = {"class": "toy_research.failing.Greedy", "args": {"most": 4}}
     with pytest.raises(RunFailed) as caught:
         run_toy(tmp_path, Task=task)
@@ -164,7 +166,7 @@ def test_a_training_step_out_of_memory_suggests_a_smaller_batch_for_an_equal_ste
     assert advised.end.last_epoch == 2
 
 
-def test_an_evaluation_step_out_of_memory_suggests_a_smaller_batch(tmp_path: Path) -> None:
+def test_after_an_evaluation_step_runs_out_of_memory_a_smaller_batch_is_suggested(tmp_path: Path) -> None:
     task = {"class": "toy_research.failing.Greedy", "args": {"most": 4, "evaluating": True}}
     with pytest.raises(
         RunFailed, match=r"an evaluation step of 8 samples .* -B 4; you can change it and --resume"
@@ -194,7 +196,7 @@ def test_an_evaluation_step_out_of_memory_suggests_a_smaller_batch(tmp_path: Pat
         (1, 4, None, "The batch is already a single sample; start a new run with a smaller model or"),
     ],
 )
-def test_the_advice_keeps_the_samples_of_a_step(
+def test_the_advice_keeps_the_number_of_samples_per_step(
     batch: int, accumulate: int, fits: int | None, advice: str
 ) -> None:
     settings = setup(batch_train=batch, accumulate=accumulate)
@@ -242,7 +244,7 @@ def test_the_largest_size_that_fits_is_found_by_halving() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
+def test_after_a_gpu_runs_out_of_memory_a_batch_that_fits_is_suggested() -> None:
     device = torch.device("cuda")
     model = TwoTowers(dropout=0.0).to(device)
     plan = apply_rules(model, [ParameterRule(match=".*")])
@@ -255,7 +257,7 @@ def test_a_gpu_out_of_memory_gets_a_batch_that_fits() -> None:
 
 
 @pytest.mark.gpu
-def test_the_batch_that_fits_leaves_space_for_the_optimizers_state() -> None:
+def test_the_suggested_batch_leaves_memory_for_the_optimizers_state() -> None:
     class Heavy(HungryOnDevice):
         def training_step(self, model: nn.Module, batch: Tone) -> StepOutput:
             output = super().training_step(model, batch)

@@ -21,7 +21,7 @@ Check = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def check(command: Command) -> Check:
-    """Checks a toy protocol with changes; returns status and report."""
+    """Return a function that checks a toy protocol with changes, and returns status and report."""
 
     def check(**changes: Any) -> tuple[int, str]:
         done = command("-c", command.write(**changes), "--check")
@@ -77,7 +77,7 @@ def test_a_tasks_warnings_do_not_stop_a_run(
     assert "A tone is sharp (7 times): tone 0; tone 1; tone 2; tone 3; tone 4, and 2 more." in caplog.messages
 
 
-def test_similar_findings_are_written_in_one_line() -> None:
+def test_each_finding_is_written_in_one_line() -> None:
     flat = Finding(severity="error", what="A tone is flat.", where="tones.csv, line 3", remedy="Tune it.")
     alone = Finding(severity="error", what="Nothing sounds.")
     assert format_findings([flat, alone]) == [

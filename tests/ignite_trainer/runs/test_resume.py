@@ -79,12 +79,12 @@ def change(path: Path, **sections: Any) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of an uninterrupted run."""
+    """Return the folder of an uninterrupted run."""
     return run_toy(tmp_path_factory.mktemp("whole"), Task=signalled(), **CHANGES).folder
 
 
 @pytest.fixture
-def handlers_are_put_back() -> Iterator[None]:
+def handlers_are_restored() -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -109,7 +109,7 @@ def compare(root: Path, whole: Path, **changes: Any) -> None:
     assert differences(whole, finish(root, **changes)) == []
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.usefixtures("handlers_are_restored")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("step", "saved"), [(1, 2), (5, 5), (6, 7)])
 def test_a_run_stopped_within_an_epoch_continues_bit_identically(
@@ -122,7 +122,7 @@ def test_a_run_stopped_within_an_epoch_continues_bit_identically(
     compare(tmp_path, whole, **changes)
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.usefixtures("handlers_are_restored")
 @pytest.mark.parametrize("batch", [1, 5, 25])
 def test_a_run_stopped_in_an_evaluation_continues_bit_identically(
     tmp_path: Path, whole: Path, batch: int
@@ -136,7 +136,7 @@ def test_a_run_stopped_several_times_continues_bit_identically(tmp_path: Path, w
     compare(tmp_path, whole)
 
 
-def test_the_comparison_tells_two_seeds_apart(tmp_path: Path, whole: Path) -> None:
+def test_the_comparison_distinguishes_two_seeds(tmp_path: Path, whole: Path) -> None:
     found = differences(whole, run_toy(tmp_path, **CHANGES, Setup__seed=8).folder)
     assert {"metrics.jsonl", "predictions.csv"} <= set(found)
     assert any("last_epoch-3.pt: .optimizer.state" in one for one in found)
@@ -306,7 +306,7 @@ def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
         resume(tmp_path, folder, Setup__seed=None)
 
 
-def test_an_unfinished_run_of_a_different_protocol_is_pointed_out(
+def test_an_unfinished_run_of_a_different_protocol_is_mentioned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RunStopped):
@@ -331,7 +331,7 @@ def test_faults_and_the_evaluation_batch_may_change(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
-    """`earlier_version` was written by commit 041d3f9; its protocol gets a key from older versions."""
+    """`earlier_version` was written by commit 041d3f9; its protocol gets a key of older versions."""
     folder = tmp_path / "Toy/unfinished"
     shutil.copytree(EARLIER / "unfinished", folder)
     change(folder / "protocol.json", Faults={"rollback_rate": 0.5})
@@ -379,9 +379,9 @@ def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) 
 # Signals
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.usefixtures("handlers_are_restored")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(name: str, command: Command) -> None:
+def test_after_a_signal_the_command_exits_with_75_and_says_how_to_resume(name: str, command: Command) -> None:
     path = command.write(**{**CHANGES, "Task": signalled(name=name, step=9)})
     stopped = command("-c", path)
     assert stopped.status == 75
@@ -394,7 +394,7 @@ def test_a_signal_ends_the_command_with_75_and_the_command_to_resume(name: str, 
     assert command("--resume", folder).status == 0
 
 
-def test_a_run_needs_no_yardstick_and_resumes_without_one_that_is_gone(command: Command) -> None:
+def test_a_run_needs_no_yardstick_and_resumes_without_a_removed_one(command: Command) -> None:
     path = command.write(**CHANGES, Yardsticks={"old": {"class": "utils.benchmarks.PublishedWay"}})
     assert command("-c", path).status == 0
     folder = only_run(command.results)
@@ -403,7 +403,7 @@ def test_a_run_needs_no_yardstick_and_resumes_without_one_that_is_gone(command: 
     assert 'no "PublishedWay"' in command("-c", path, "--benchmark", "1").err
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.usefixtures("handlers_are_restored")
 def test_a_signal_during_data_preparation_ends_the_command_the_same_way(
     tmp_path: Path, command: Command
 ) -> None:
@@ -420,7 +420,7 @@ def test_a_signal_during_data_preparation_ends_the_command_the_same_way(
     assert made.exists()
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
+@pytest.mark.usefixtures("handlers_are_restored")
 def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,16 +441,16 @@ def test_a_signal_between_runs_of_a_sweep_ends_the_command_the_same_way(
     assert "1 of 2 runs are already finished; skipping fold-1" in resumed.out
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
-def test_a_second_interrupt_ends_at_once() -> None:
+@pytest.mark.usefixtures("handlers_are_restored")
+def test_a_second_interrupt_ends_the_run_immediately() -> None:
     with stop_on_signals() as request, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
         assert request.signal == "SIGINT"
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.usefixtures("handlers_are_put_back")
-def test_threads_other_than_the_main_one_leave_signals_alone() -> None:
+@pytest.mark.usefixtures("handlers_are_restored")
+def test_only_the_main_thread_handles_signals() -> None:
     seen: list[Any] = []
 
     def look() -> None:
@@ -476,11 +476,11 @@ def test_skipped_batches_are_not_loaded(workers: int, monkeypatch: pytest.Monkey
     asked: list[int] = []
     get = Tones.__getitem__
 
-    def noting(self: Tones, position: int) -> Tone:
+    def note(self: Tones, position: int) -> Tone:
         asked.append(position)
         return get(self, position)
 
-    monkeypatch.setattr(Tones, "__getitem__", noting)
+    monkeypatch.setattr(Tones, "__getitem__", note)
     assert [batch.indices.tolist() for batch in epoch(batches, 3, start=3)] == everything[3:]
     assert len(batches) == 5
     if not workers:
@@ -500,7 +500,7 @@ def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
         os._exit(75)
 
 
-def test_workers_survive_a_signal_to_the_process_group_until_the_run_ends_them(tmp_path: Path) -> None:
+def test_workers_survive_a_signal_to_the_process_group_until_the_run_stops_them(tmp_path: Path) -> None:
     task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.05}}
     changes = {"Task": task, "Setup__workers_train": 2, "Setup__workers_test": 1, "Setup__epochs": 2}
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -517,13 +517,13 @@ def test_workers_survive_a_signal_to_the_process_group_until_the_run_ends_them(t
     os.killpg(process.pid, signal.SIGTERM)
     process.join(30)
     assert process.exitcode == 75
-    with pytest.raises(ProcessLookupError):  # no process in the group is left
+    with pytest.raises(ProcessLookupError):  # no process of the group remains
         os.killpg(process.pid, 0)
     assert list((only_run(killed) / "checkpoints").glob("last_*_step-*.pt"))
     assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
 
 
-def test_a_worker_killed_by_a_noted_signal_stops_the_run(tmp_path: Path) -> None:
+def test_a_worker_killed_by_a_signal_that_the_run_received_stops_the_run(tmp_path: Path) -> None:
     request, killed = (
         StopRequest(),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
@@ -535,7 +535,7 @@ def test_a_worker_killed_by_a_noted_signal_stops_the_run(tmp_path: Path) -> None
         raise killed
 
 
-def test_a_worker_ends_only_when_its_parent_ends_it(tmp_path: Path) -> None:
+def test_a_worker_ends_only_when_its_parent_terminates_it(tmp_path: Path) -> None:
     started = tmp_path / "started"
 
     def work() -> None:
@@ -549,7 +549,9 @@ def test_a_worker_ends_only_when_its_parent_ends_it(tmp_path: Path) -> None:
     process.start()
     while not started.exists() and process.is_alive():
         time.sleep(0.01)
-    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)  # sent by another process
+    subprocess.run(
+        ["sh", "-c", f"kill {process.pid}"], check=True
+    )  # sent by a process that is not the parent
     process.join(0.3)
     assert process.is_alive()
     process.terminate()

@@ -1,4 +1,4 @@
-"""Several processes reach the loss, gradients and weights of one, and exchange messages."""
+"""Several processes compute the loss, gradients and weights of a single one, and exchange messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ignite_trainer.training import forward
 
 Results = list[dict[str, Any]]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-# Every process embeds all classes, so these statistics count them several times.
+# every process embeds all classes, so these statistics count them several times
 SEVERAL_TIMES: dict[str, tuple[str, ...]] = {"matching": ("right.norm.running_var",), "pairing": ()}
 
 
@@ -90,7 +90,7 @@ def test_two_processes_train_three_incomplete_modalities_as_one(ranks: Results, 
 
 
 def test_two_processes_train_as_one_when_few_samples_have_a_sound(ranks: Results) -> None:
-    """No process waits for one without a sound; a sound that is alone in the whole batch is left out."""
+    """No process waits for one without a sound; a sound alone in the global batch is dropped."""
     alone = take_lonely_steps()
     sound = 'steps without "sound" (only one sample in the batch had it)'
     assert alone["counts"] == {sound: 1}
@@ -126,7 +126,7 @@ def test_steps_of_an_audioclip_with_batch_norm(
         assert_same(found, alone, tolerance=TOLERANCE[dtype], statistics=10 * TOLERANCE[dtype])
 
 
-def test_the_comparison_notices_other_steps(ranks: Results) -> None:
+def test_the_comparison_notices_different_steps(ranks: Results) -> None:
     with pytest.raises(AssertionError):
         assert_same(ranks[0][str(TOYS[0])], ranks[0][str(TOYS[1])], tolerance=1e-3)
 
@@ -149,7 +149,7 @@ def test_fewer_gpus_than_processes_are_an_error_with_advice(monkeypatch: pytest.
 
 
 def test_rows_are_gathered_on_the_device_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process without a sample has no tensor that would tell the device."""
+    """A process without a sample has no tensor that shows the device."""
 
     class Careless(Matching):
         def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:  # noqa: ARG002

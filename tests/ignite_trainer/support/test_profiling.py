@@ -37,7 +37,7 @@ def test_time_belongs_to_the_innermost_phase() -> None:
     assert list(shares) == ["tower", "wavelets", "loss", "other"]
 
 
-def test_a_phase_of_another_thread_is_beside_the_step() -> None:
+def test_a_phase_of_another_thread_is_not_part_of_the_step() -> None:
     spans = [Span("other", 0, 100, 1), Span("loss", 0, 60, 1), Span("loading", 20, 40, 2)]
     expected = {"loss": 0.6, "other": 0.4, "loading (alongside the step)": 0.2}
     assert host_shares(spans) == pytest.approx(expected)
@@ -49,7 +49,7 @@ def test_without_a_step_there_are_no_shares() -> None:
     assert busy_share([], [Interval(1, 2)]) == 0.0
 
 
-def test_work_of_a_device_belongs_to_the_phase_that_requested_it() -> None:
+def test_work_on_a_device_belongs_to_the_phase_that_requested_it() -> None:
     spans = [
         Span("other", 0, 100, 1),
         Span("tower", 0, 10, 1),
@@ -89,15 +89,13 @@ def test_simultaneous_work_on_several_streams_shares_its_time() -> None:
         ([(40, 50), (0, 10), (5, 45)], 0.25),  # in any order
     ],
 )
-def test_a_device_is_at_work_if_any_of_its_streams_is(
-    at_work: list[tuple[float, float]], share: float
-) -> None:
+def test_a_device_is_busy_if_any_of_its_streams_is(at_work: list[tuple[float, float]], share: float) -> None:
     spans = [Span("other", 200, 300, 1), Span("other", 0, 100, 1), Span("tower", 0, 100, 1)]
     assert busy_share(spans, [Interval(*one) for one in at_work]) == pytest.approx(share)
 
 
 class OnDevice(NamedTuple):
-    """An event of a profile of torch."""
+    """An event of a torch profile."""
 
     name: str
     device_type: DeviceType

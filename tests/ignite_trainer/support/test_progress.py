@@ -23,7 +23,7 @@ from ignite_trainer.support.progress import Progress, ProgressLines, is_terminal
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """A clock that only the test advances."""
+    """Replace the clock by one that only the test advances."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     yield now
@@ -53,7 +53,7 @@ def test_short_work_prints_nothing_without_a_terminal(
     assert capsys.readouterr() == ("", "")
 
 
-def test_steps_may_be_of_any_size(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_steps_may_have_any_size(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(desc="Unpacking x.zip", total=4_000_000, unit="B") as bar:
         seconds[0] += 61
         bar.update(2_500_000)
@@ -113,7 +113,9 @@ def test_evaluations_of_a_run_print_progress(
     assert "Training: " not in output  # the console prints its steps
 
 
-def test_other_work_is_timed_from_its_start(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_work_is_timed_from_its_own_start(
+    seconds: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = ProgressLines()
     seconds[0] += 40
     lines.start()

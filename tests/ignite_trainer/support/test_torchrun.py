@@ -90,7 +90,7 @@ def test_a_process_that_fails_does_not_wait_for_the_others(tmp_path: Path, how: 
     assert failed.stderr.count(message) == 1
 
 
-def test_an_error_of_one_process_in_preparing_data_ends_all(tmp_path: Path) -> None:
+def test_an_error_of_one_process_during_data_preparation_ends_all(tmp_path: Path) -> None:
     raw = toy(tmp_path, Dataset__class="toy_research.failing.PreparedByOne")
     path = tmp_path / "toy.json"
     path.write_text(json.dumps(raw))

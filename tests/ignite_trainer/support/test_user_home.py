@@ -40,7 +40,7 @@ def nameless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("nameless")
 @pytest.mark.parametrize("home", [None, "/proc/none"])
-def test_a_user_without_name_and_home_gets_both(
+def test_a_user_without_a_name_and_a_home_gets_both(
     home: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if home:
@@ -53,7 +53,7 @@ def test_a_user_without_name_and_home_gets_both(
 
 
 @pytest.mark.usefixtures("nameless")
-def test_a_home_that_somebody_else_made_is_not_used(tmp_path: Path) -> None:
+def test_a_home_made_by_another_user_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / f"home-of-user-{os.getuid()}").symlink_to(tmp_path / "theirs")
     ensure_home()

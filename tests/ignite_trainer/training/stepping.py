@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 class Trained(NamedTuple):
-    """The trainer, optimizer and scaler that took the steps."""
+    """Trainer, optimizer and scaler of a finished training."""
 
     trainer: Engine
     optimizer: Optimizer

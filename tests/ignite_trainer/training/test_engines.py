@@ -60,7 +60,7 @@ def test_accumulated_steps_are_those_of_the_mean_loss(
     torch.testing.assert_close(flat(model), flat(reference), rtol=1e-5, atol=1e-6)
 
 
-def test_before_optimizer_step_sees_the_total_gradient_once_a_step() -> None:
+def test_before_optimizer_step_sees_the_total_gradient_once_per_step() -> None:
     data, model, reference = batches(3), towers(even=True), towers(even=True)
     even = model.get_submodule("left.linear")
     assert isinstance(even, EvenLinear)
@@ -79,7 +79,7 @@ def test_before_optimizer_step_sees_the_total_gradient_once_a_step() -> None:
 # Modes and precision
 
 
-def test_every_epoch_starts_in_train_mode_and_evaluation_is_in_eval_mode() -> None:
+def test_every_epoch_starts_in_train_mode_and_evaluation_runs_in_eval_mode() -> None:
     model = TwoTowers()
     plan = apply_rules(model, [ParameterRule(match="right.*", train=False), ParameterRule(match=".*")])
     optimizer = torch.optim.SGD(plan.groups, lr=0.1)
@@ -97,7 +97,7 @@ def test_every_epoch_starts_in_train_mode_and_evaluation_is_in_eval_mode() -> No
     assert seen == [("training", True, False), ("evaluation", False, False)] * 2
 
 
-def test_evaluation_prepares_once_a_pass_and_leaves_the_model_unchanged() -> None:
+def test_evaluation_prepares_once_per_pass_and_leaves_the_model_unchanged() -> None:
     class Counting(Matching):
         starts = 0
 

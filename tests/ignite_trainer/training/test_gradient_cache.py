@@ -74,7 +74,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6, 11, 12, 40])
 @pytest.mark.parametrize("named_only", [False, True])
-def test_loss_and_gradients_are_those_of_the_whole_batch(chunk: int, named_only: bool) -> None:
+def test_loss_and_gradients_equal_those_of_the_whole_batch(chunk: int, named_only: bool) -> None:
     model, batch = exact()
     task = Pairing(named_only=named_only)
     expected_loss, expected = step(model, batch, task)
@@ -118,14 +118,14 @@ def test_both_passes_draw_the_same_numbers_and_count_as_one() -> None:
     for one, other in zip(with_gradient, without, strict=True):
         assert torch.equal(one["signal"], other["signal"])
         assert torch.equal(one["class"], other["class"])
-    assert any((kept["class"] == 0).any() for kept in without), "something was dropped"
+    assert any((kept["class"] == 0).any() for kept in without), "dropout has an effect"
     torch.manual_seed(3)
     for part in (slice(0, 4), slice(4, 8), slice(8, 12)):
         task.embed(model, slice_batch(tones(12).sample, part))
     assert torch.equal(after, torch.rand(3))
 
 
-def test_batch_norm_sees_a_part_at_a_time_and_counts_it_once() -> None:
+def test_batch_norm_normalises_one_part_at_a_time_and_counts_each_once() -> None:
     model, batch = exact(norm=True)
     by_hand = copy.deepcopy(model)
     task = Pairing()
@@ -187,14 +187,14 @@ def test_a_skipped_step_changes_no_state() -> None:
         assert torch.equal(one, other), name
 
 
-def test_a_step_out_of_memory_suggests_a_part_that_fits(tmp_path: Path) -> None:
+def test_after_a_step_runs_out_of_memory_a_part_that_fits_is_suggested(tmp_path: Path) -> None:
     task = {**PAIRING, "args": {"most": 4}}
     with pytest.raises(RunFailed, match=r"new run with --Setup\.chunk 4, which embeds 4 samples at a time"):
         run_toy(tmp_path, Task=task)
     assert run_toy(tmp_path, Task=task, Setup__chunk=4).end.last_epoch == 2
 
 
-def test_a_task_that_compares_no_embeddings_takes_no_parts(tmp_path: Path) -> None:
+def test_parts_are_refused_for_a_task_that_compares_no_embeddings(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match=r"Setup\.chunk is 4, but the loss of Matching does not compare"):
         draw(validate(toy(tmp_path, Setup__chunk=4)), trusted=("toy_research",))
 
@@ -221,7 +221,7 @@ class _Kept(list[Tensor]):
     """A list that can be weakly referenced."""
 
 
-def test_memory_depends_on_the_part_not_on_the_batch() -> None:
+def test_memory_depends_on_the_size_of_a_part_and_not_of_the_batch() -> None:
     wide = [layer for _ in range(4) for layer in (nn.Linear(512, 512), nn.Tanh())]
 
     def peak(samples: int, chunk: int | None) -> int:
@@ -244,7 +244,7 @@ def test_memory_depends_on_the_part_not_on_the_batch() -> None:
     ("size", "chunk", "usual", "sizes"),
     [(12, 5, 12, [4, 4, 4]), (11, 4, 12, [3, 4, 4]), (2, 4, 12, [1, 1]), (9, 8, 8, [4, 5])],
 )
-def test_parts_are_even_and_as_many_for_a_smaller_batch(
+def test_parts_are_even_and_a_smaller_batch_has_the_same_number(
     size: int, chunk: int, usual: int, sizes: list[int]
 ) -> None:
     task = Listening()

@@ -1,4 +1,4 @@
-"""Batch norm in train mode never sees a single value: the run is rejected, or the value dropped."""
+"""Batch norm in train mode never sees a single value: the run is refused, or the value is dropped."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_skipped_step_changes_no_state(precision: str) -> None:
     assert running_loss(trainer) == running_loss(plain)
 
 
-def test_all_batches_of_a_spoiled_step_are_skipped() -> None:
+def test_all_batches_of_a_non_finite_step_are_skipped() -> None:
     good = batches(1, 1, 1, 1)
     skipped: list[NonFinite] = []
     with_it, _ = states([*batches(1, torch.inf), *good[2:]], StepWatch(skipped.append), accumulate=2)
@@ -80,13 +80,13 @@ def test_the_first_finding_is_reported_later_if_no_step_is_skipped() -> None:
     states(batches(1, 1, torch.nan, torch.nan), watch)
     found = watch.first()
     assert found == NonFinite("The loss is nan", 1, 3, [0, 1, 2, 3])
-    assert watch.first() is None, "it was read"
+    assert watch.first() is None, "the finding is returned only once"
 
 
 @pytest.mark.parametrize(
     ("gradient", "sound"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
 )
-def test_gradients_are_sound_if_all_are_finite(gradient: float, sound: bool) -> None:
+def test_gradients_are_accepted_only_if_all_are_finite(gradient: float, sound: bool) -> None:
     dtypes = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
     weights = [torch.nn.Parameter(torch.ones(count, dtype=dtype)) for count, dtype in dtypes]
     for weight in weights:
@@ -113,7 +113,7 @@ def test_non_finite_weights_are_named() -> None:
 
 
 @pytest.mark.parametrize("log_interval", [1, 100])
-def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
+def test_a_run_ends_with_the_names_of_the_samples_and_keeps_its_finite_checkpoint(
     tmp_path: Path, log_interval: int
 ) -> None:
     task = {"class": "toy_research.failing.Steep", "args": {"at": [4]}}
@@ -133,7 +133,7 @@ def test_a_run_ends_with_the_names_of_the_samples_and_its_good_checkpoint(
     assert events(folder)[-1]["samples"] == list(stopped.samples)
 
 
-def test_weights_spoiled_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
+def test_weights_made_non_finite_by_the_last_step_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"^The last step made .* non-finite at epoch 1, iteration 1\."):
         run_toy(tmp_path, Setup__batch_train=16, Optimizer__args={"lr": 3e38, "momentum": 0.9})
     assert [path.name[:22] for path in tmp_path.rglob("*.pt")] == ["best_val-acc_epoch-0_0"]

@@ -62,7 +62,9 @@ def test_a_fused_kernel_is_chosen_and_equals_the_plain_one(kind: Any, args: dict
     ("kind", "args"),
     [(SGD, NESTEROV), (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}), (SGD, {}), (AdamW, {"lr": 0.1})],
 )
-def test_weights_without_a_first_gradient_move_as_in_the_plain_one(kind: Any, args: dict[str, Any]) -> None:
+def test_weights_without_a_first_gradient_move_as_with_the_plain_optimizer(
+    kind: Any, args: dict[str, Any]
+) -> None:
     """With several modalities, a batch may lack the data for a part of the model."""
     begin = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     fast, plain = ([nn.Parameter(row.clone()) for row in begin] for _ in range(2))
@@ -101,7 +103,7 @@ def test_wrong_arguments_are_reported_with_their_path() -> None:
         build(SGD, lr=-1)
 
 
-def test_fp16_takes_no_fused_kernel() -> None:
+def test_fp16_uses_no_fused_kernel() -> None:
     groups = [{"params": [nn.Parameter(torch.ones(2))]}]
     assert not build_optimizer(SGD, {"lr": 0.1}, groups, precision="fp16").param_groups[0]["fused"]
     with pytest.raises(ProtocolError) as caught:
@@ -127,7 +129,7 @@ def test_all_learning_rates_are_multiplied_by_the_rate(tmp_path: Path) -> None:
 
 
 class Watched(nn.Linear):
-    """Records its complete gradients."""
+    """A layer that records its complete gradients."""
 
     def __init__(self) -> None:
         super().__init__(3, 2, bias=False)
@@ -151,7 +153,7 @@ def test_modules_and_optimizer_see_complete_unscaled_gradients() -> None:
     for one in inputs:
         steps.backward(model(one).square().mean())
     assert model.weight.grad is not None
-    assert model.weight.grad.norm() > 1000 * model.weight.norm()  # as the loss, times 65536
+    assert model.weight.grad.norm() > 1000 * model.weight.norm()  # scaled like the loss, by 65536
     steps.take()
     reference = before.clone().requires_grad_()
     total = sum((one @ reference.T).square().mean() for one in inputs)

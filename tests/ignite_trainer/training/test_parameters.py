@@ -33,7 +33,7 @@ def names(model: nn.Module, group: dict[str, Any]) -> set[str]:
     return {name for name, one in model.named_parameters() if any(one is other for other in group["params"])}
 
 
-def test_the_first_rule_that_matches_the_whole_name_takes_a_parameter() -> None:
+def test_the_first_rule_that_matches_the_whole_name_applies_to_a_parameter() -> None:
     model = TwoTowers()
     plan = plan_of(
         model,
@@ -64,7 +64,7 @@ def test_a_rule_must_match_the_whole_name() -> None:
     ]
 
 
-def test_a_rule_whose_parameters_are_taken_is_reported_differently() -> None:
+def test_a_rule_that_earlier_rules_leave_no_parameters_is_reported_differently() -> None:
     assert problems({"match": ".*"}, {"match": "left\\..*"}) == [
         'Parameters[1].match is "left\\..*"; earlier rules already match all of its parameters. Names '
         "begin with left, right, scale."
@@ -138,7 +138,7 @@ def test_the_mode_of_a_rule_overrides_the_default() -> None:
     assert found["left.norm"]
 
 
-def test_a_whole_model_can_be_trained_in_eval_mode() -> None:
+def test_an_entire_model_can_be_trained_in_eval_mode() -> None:
     assert not any(modes(TwoTowers(), {"match": ".*", "mode": "eval"}).values())
 
 
@@ -165,7 +165,7 @@ def test_only_trained_parameters_and_statistics_move(tmp_path: Path) -> None:
     assert after["right.norm.num_batches_tracked"] == 0
 
 
-def test_statistics_of_a_frozen_tower_in_train_mode_do_move(tmp_path: Path) -> None:
+def test_statistics_of_a_frozen_tower_in_train_mode_move(tmp_path: Path) -> None:
     rules = [{"match": "right\\..*", "train": False, "mode": "train"}, {"match": ".*"}]
     after, before = trained_and_before(tmp_path, Parameters=rules)
     assert not torch.equal(after["right.norm.running_mean"], before["right.norm.running_mean"])

@@ -44,7 +44,7 @@ def test_a_warm_up_is_followed_by_a_cosine_to_the_end(tmp_path: Path) -> None:
     assert found[-1] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_schedule_by_epochs_keeps_its_rate_for_an_epoch(tmp_path: Path) -> None:
+def test_a_schedule_by_epochs_keeps_the_rate_within_an_epoch(tmp_path: Path) -> None:
     by_epoch = [{**each, "interval": "epoch"} for each in ({**WARM_UP, "lasts": 2}, ANNEAL)]
     found = rates(tmp_path, Setup__epochs=4, Scheduler=by_epoch)
     expected = warm_up_then_cosine(steps=4, warm_up=2)[:4]
@@ -69,7 +69,7 @@ def test_arguments_take_precedence_over_the_length(tmp_path: Path) -> None:
     assert found == pytest.approx([0.4 * factor for factor in (0.55, 0.6, 1, 1, 1)])
 
 
-def test_one_cycle_gets_its_length(tmp_path: Path) -> None:
+def test_one_cycle_gets_the_number_of_steps(tmp_path: Path) -> None:
     one_cycle = {"class": "torch.optim.lr_scheduler.OneCycleLR", "args": {"max_lr": 0.4, "pct_start": 0.5}}
     found = rates(tmp_path, Setup__epochs=2, Scheduler={**one_cycle, "interval": "step", "lasts": "rest"})
     used = found[:-1]  # in steps 2 to 10

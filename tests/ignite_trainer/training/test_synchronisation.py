@@ -108,7 +108,7 @@ def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_losses_and_metrics_are_only_read_at_the_log_interval_and_the_end_of_an_epoch(
+def test_losses_and_metrics_are_read_only_at_the_log_interval_and_at_the_end_of_an_epoch(
     tmp_path: Path, accumulate: int
 ) -> None:
     raw = toy(tmp_path, Setup__batch_train=2, Setup__log_interval=4, Setup__accumulate=accumulate)
@@ -136,7 +136,7 @@ def test_values_at_the_log_interval_cover_all_steps(tmp_path: Path) -> None:
     assert len(found[4]) == 7
 
 
-def test_a_step_of_the_audio_tower_with_augmentation_reads_nothing(tmp_path: Path) -> None:
+def test_a_step_of_the_audio_tower_with_augmentation_reads_nothing_from_the_device(tmp_path: Path) -> None:
     counts = reads_by_step(*training(small_tower(tmp_path, log_interval=100)))
     assert counts[:-1] == [0] * 5
     assert counts[-1]  # the loss, at the end of the epoch

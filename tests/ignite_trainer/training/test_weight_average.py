@@ -107,7 +107,7 @@ def load(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_run_evaluates_and_saves_averages_and_trains_the_same(tmp_path: Path) -> None:
+def test_a_run_evaluates_and_saves_averages_but_trains_unchanged(tmp_path: Path) -> None:
     plain = run_toy(tmp_path / "plain", Metrics=METRICS)
     averaged = run_toy(tmp_path / "averaged", Metrics=METRICS, Setup__ema=0.9)
     raw = load(checkpoints(plain.folder) / "last_epoch-2.pt")["model"]

@@ -84,11 +84,11 @@ def test_every_fold_is_built_before_the_first_run_and_only_once_for_all_seeds(
     made: list[tuple[int, bool]] = []
     construct = Tones.__init__
 
-    def noting(self: Tones, *, fold: int, train: bool, **others: Any) -> None:
+    def note(self: Tones, *, fold: int, train: bool, **others: Any) -> None:
         made.append((fold, train))
         construct(self, fold=fold, train=train, **others)
 
-    monkeypatch.setattr(Tones, "__init__", noting)
+    monkeypatch.setattr(Tones, "__init__", note)
     found = problems_of({FOLD: [1, 2, 6, 7], "Setup.seed": [1, 2, 3]}, Dataset__args={})
     assert found == [
         "Dataset.args.fold is 6; there are folds 1 to 3.",

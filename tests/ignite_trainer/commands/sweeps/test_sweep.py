@@ -42,12 +42,12 @@ def only(folder: Path) -> Path:
 
 
 def swept(root: Path, sweep: dict[str, list[Any]], **changes: Any) -> tuple[Summary, Path]:
-    """Run a sweep of the toy protocol, and return its summary and its folder."""
+    """Run a sweep of the toy protocol; return the summary and the folder of the sweep."""
     return sweep_toy(root, sweep, **changes), only(root / "Toy")
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Return every file below a folder, with its modification time."""
+    """Return the content and the modification time of every file below a folder, by path."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -97,7 +97,7 @@ def test_a_sweep_that_does_not_vary_the_fold_has_the_suffix_in_its_name(tmp_path
     assert re.fullmatch(r"sweep_CV-1_[0-9a-f]{12}", plan.folder.name)
 
 
-def test_the_protocol_of_a_run_runs_again_without_the_others(tmp_path: Path) -> None:
+def test_the_saved_protocol_of_a_run_repeats_that_run_alone(tmp_path: Path) -> None:
     sweep_toy(tmp_path, {FOLD: [2]})
     saved = json.loads((only(tmp_path / "Toy") / "fold-2/protocol.json").read_text())
     assert saved["Sweep"] == {}
@@ -137,7 +137,7 @@ def test_only_folds_of_one_seed_are_pooled(
     assert (said in (folder / "sweep.md").read_text()) == is_pooled
 
 
-def test_a_run_that_held_nothing_out_is_not_pooled_with_a_fold(
+def test_a_run_that_held_nothing_out_is_not_pooled_with_other_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     construct = Tones.__init__
@@ -319,7 +319,7 @@ def test_a_sweep_with_an_unreadable_seed_is_not_resumed(tmp_path: Path) -> None:
 # Two processes
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_cannot_run_the_same_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ignite_trainer.support.files._PATIENCE_SECONDS", 0.0)
     plan = plan_toy(tmp_path, FOLDS)
     plan.folder.mkdir(parents=True)
@@ -372,7 +372,7 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(command: Command) ->
         assert content(folder / fold) == before[fold]
     assert not (folder / "fold-3_unfinished-1").exists()
     log = (folder / "fold-3/metrics.jsonl").read_text()
-    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it went on from its second step"
+    assert log.startswith(before["fold-3"]["metrics.jsonl"][0].decode()), "it continued from its second step"
     values = [accuracies(folder / f"fold-{fold}")[-1] for fold in range(1, 6)]
     mean = sum(values) / 5
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / 4)

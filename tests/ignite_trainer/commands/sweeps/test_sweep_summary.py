@@ -54,7 +54,7 @@ def test_folds_and_seeds_are_averaged_over_and_other_keys_are_not() -> None:
     assert (first.values, second.values) == ({LR: 0.1}, {LR: 0.2})
     assert (first.held_out, first.folds, first.seeds) == ((1, 2), (1, 2, 3, 4, 5), (3, 4))
     last, best = first.metrics["Acc."]
-    # Over the folds' means, which are 0.55 and 0.80 after averaging seeds.
+    # The mean over folds of 0.55 and 0.80, their means over seeds.
     assert last == pytest.approx((0.675, math.sqrt(2 * 0.125**2), 2))
     assert best == pytest.approx((0.725, last[1], 2))  # type: ignore[index]
     _, _, means = to_cells(found)
@@ -99,13 +99,13 @@ def test_each_metric_has_columns_but_no_best_column_without_a_best_epoch() -> No
     assert means[0][3:] == ["0.6000", "1.000e-07"]
 
 
-def test_a_sweep_without_training_has_no_columns_of_best_epochs() -> None:
+def test_a_sweep_without_training_has_no_columns_for_best_epochs() -> None:
     header, runs, means = to_cells(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2)))
     assert header == ["run", "seed", "Acc., last (epoch)"]
     assert {len(row) for row in (*runs, *means)} == {3}
 
 
-def test_a_non_finite_value_is_not_averaged_away() -> None:
+def test_a_non_finite_value_is_not_hidden_by_averaging() -> None:
     found = summary({FOLD: [1, 2]}, run_record(fold=1), run_record(fold=2, last=None))
     _, runs, means = to_cells(found)
     assert runs[1][2] == "not finite (9)"
@@ -155,7 +155,7 @@ def test_remarks_that_do_not_apply_are_omitted() -> None:
         ),
     ],
 )
-def test_a_remark_says_whose_predictions_are_pooled(held_out: int, accuracy: float | None, said: str) -> None:
+def test_a_remark_says_which_predictions_are_pooled(held_out: int, accuracy: float | None, said: str) -> None:
     pooled = Pooled(held_out=held_out, folds=5, samples=10, accuracy=accuracy)
     assert remarks(summary({FOLD: [1]}, run_record(fold=1), pooled=pooled))[-1] == said
 
