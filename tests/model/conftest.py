@@ -14,9 +14,9 @@ from tests.small_backbone import SMALL_AUDIOCLIP
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: with more, they would wait for each other in many small convolutions.
+    """Compute on one thread: several would wait for each other in many small convolutions.
 
-    On a busy machine that takes ten times as long.
+    On a busy machine, that would take ten times as long.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -26,14 +26,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_model() -> AudioCLIP:
-    """An AudioCLIP with small towers in eval mode; tests must not change it."""
+    """Build an AudioCLIP with small towers, in eval mode; tests must not change it."""
     torch.manual_seed(1)
     return AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False).eval()
 
 
 @pytest.fixture
 def take_for_released(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Make a file count as the released one of its name, whatever its size."""
+    """Return a function that makes a file count as the release of the same name, whatever its size."""
 
     def take(path: Path) -> None:
         release = replace(releases.RELEASES[path.stem], size_bytes=path.stat().st_size)

@@ -1,4 +1,4 @@
-"""Audio files to arrays."""
+"""Audio files are decoded to arrays."""
 
 import io
 import os
@@ -131,7 +131,7 @@ def test_announced_but_missing_frames_take_no_memory(tmp_path: Path) -> None:
 
 def test_a_sound_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.audio_input.MAX_VALUES", 4000)
-    for suffix in ("wav", "flac"):  # only one of which states its length
+    for suffix in ("wav", "flac"):  # only one of the two files states its length
         soundfile.write(tmp_path / f"clip.{suffix}", np.zeros((2500, 2), np.int16), 44100)
         with pytest.raises(ValueError, match=rf"clip\.{suffix}: too long, 5,000 values over all channels"):
             read_audio(tmp_path / f"clip.{suffix}", 44100)
@@ -139,7 +139,7 @@ def test_a_sound_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest
         assert part.shape == (2, 441)
 
 
-def test_long_files_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_files_are_read_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.sounds.decoding._BLOCK", 100)
     samples = np.random.default_rng(1).integers(-32768, 32767, (1234, 2)).astype(np.int16)
     soundfile.write(tmp_path / "clip.wav", samples, 44100)

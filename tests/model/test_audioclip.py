@@ -19,7 +19,7 @@ def pictures(count: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_forward_compares_all_pairs_and_nests_as_published(small_model: AudioCLIP) -> None:
+def test_forward_compares_all_pairs_and_returns_the_published_nested_tuples(small_model: AudioCLIP) -> None:
     audio, image = clips(3), pictures(3)
     ((a, i, t), (ai, at, it)), loss = small_model(audio, image, TEXT)
     assert ai is not None and at is not None and it is not None
@@ -60,7 +60,7 @@ def test_batch_indices_select_texts(small_model: AudioCLIP) -> None:
 
 
 @torch.no_grad()
-def test_sample_weights_reach_the_loss(small_model: AudioCLIP) -> None:
+def test_sample_weights_affect_the_loss(small_model: AudioCLIP) -> None:
     weight = torch.tensor([1.0, 0.0, 3.0])
     (_, logits), loss = small_model(audio=clips(3), text=TEXT, sample_weight=weight)
     penalty = small_model.encode_audio_with_penalty(clips(3)).penalty
@@ -79,7 +79,7 @@ def test_items_without_partners_are_an_error(small_model: AudioCLIP) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_scales_are_clamped_and_move_from_where_they_start(dtype: torch.dtype) -> None:
+def test_scales_are_clamped_but_have_a_gradient_at_their_initial_value(dtype: torch.dtype) -> None:
     def scale_and_gradient(value: float) -> list[float]:
         log_scale = torch.tensor(value, dtype=dtype, requires_grad=True)
         scale = clamped_scale(log_scale)
@@ -93,13 +93,13 @@ def test_scales_are_clamped_and_move_from_where_they_start(dtype: torch.dtype) -
     assert scale_and_gradient(math.log(100.0)) == pytest.approx([100.0, 100.0])
 
 
-def test_scales_start_where_published(small_model: AudioCLIP) -> None:
+def test_scales_start_at_the_published_values(small_model: AudioCLIP) -> None:
     assert small_model.logit_scale_ai.item() == pytest.approx(math.log(100.0))
     assert small_model.logit_scale_at.item() == pytest.approx(math.log(100.0))
     assert small_model.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
 
 
-def test_one_backward_pass_reaches_every_tower() -> None:
+def test_one_backward_pass_gives_every_tower_gradients() -> None:
     model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     assert model.training
     _, loss = model(clips(3), pictures(3), TEXT)
@@ -109,7 +109,7 @@ def test_one_backward_pass_reaches_every_tower() -> None:
         assert parameter.grad.isfinite().all(), name
 
 
-def test_unit_range_and_wrong_rank_are_refused(small_model: AudioCLIP) -> None:
+def test_audio_in_unit_range_or_of_wrong_rank_is_refused(small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match="Multiply by 32768"):
         small_model(audio=clips(2) / 32768)
     with pytest.raises(ValueError, match=r"shape \[2, 4000\]; expected \[B, C, T\]"):

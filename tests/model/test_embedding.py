@@ -1,4 +1,4 @@
-"""Files, arrays and texts to embeddings: windows, batches, units and modes."""
+"""Files, arrays and texts are embedded: windows, batches, units and modes."""
 
 import copy
 import io
@@ -51,7 +51,7 @@ def test_long_clips_are_covered_by_windows_and_averaged(small_model: AudioCLIP) 
     torch.testing.assert_close(embeddings[1], one(small_model, noise(window)), rtol=1e-4, atol=1e-5)
 
 
-def test_files_arrays_and_tensors_give_the_same(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_files_arrays_and_tensors_have_the_same_embedding(small_model: AudioCLIP, tmp_path: Path) -> None:
     int16 = noise(3000, 6).round().astype(np.int16)
     soundfile.write(tmp_path / "clip.wav", int16[0], RATE, subtype="PCM_16")
     expected = one(small_model, int16.astype(np.float32))[None]
@@ -107,7 +107,7 @@ def test_content_in_memory_is_embedded_as_the_file(small_model: AudioCLIP, tmp_p
     for name, embed in (("clip.flac", small_model.embed_audio), ("image.png", small_model.embed_image)):
         expected = embed(tmp_path / name)
         content = io.BytesIO((tmp_path / name).read_bytes())
-        content.seek(0, io.SEEK_END)  # as after writing
+        content.seek(0, io.SEEK_END)  # the position after writing
         assert torch.equal(embed(content), expected)
         with (tmp_path / name).open("rb") as file:
             torch.testing.assert_close(embed([content, file])[1:], expected)
@@ -261,7 +261,7 @@ def test_texts_are_embedded(small_model: AudioCLIP) -> None:
     [
         (50, [0]),
         (1000, [0]),
-        (1009, [4]),  # 1 % is cut off, half of it in front
+        (1009, [4]),  # 1 % is cut off, half of it at the start
         (1010, [5]),
         (1011, [0, 11]),
         (2000, [0, 1000]),
@@ -274,7 +274,7 @@ def test_windows_cover_a_clip_except_one_percent_of_a_window(samples: int, start
     assert window_starts(samples, 1000) == starts
 
 
-def test_every_clip_is_the_average_over_its_windows_whatever_the_batches() -> None:
+def test_every_clip_is_the_average_over_its_windows_for_any_batch_size() -> None:
     generator = torch.Generator().manual_seed(0)
     clips = [torch.randn(1, length, generator=generator) for length in (7, 20, 30, 10, 35, 7, 20)]
     projection = torch.randn(3, 10, generator=generator)
@@ -299,6 +299,6 @@ def test_every_clip_is_the_average_over_its_windows_whatever_the_batches() -> No
         sizes.clear()
 
 
-def test_no_clip_is_an_error() -> None:
+def test_an_empty_list_of_clips_is_an_error() -> None:
     with pytest.raises(ValueError, match="the list of inputs is empty"):
         WindowedEmbedding(lambda windows: windows, window=1, batch_size=1).embeddings()

@@ -1,4 +1,4 @@
-"""Exported networks against the eager ones: torch.export and ONNX, for any batch and length."""
+"""Networks exported with torch.export and to ONNX equal the eager ones for any batch size and length."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from model.exporting import ExportableAudioTower, ExportableZeroShot, export_pro
 from tests.small_backbone import SMALL_AUDIOCLIP, clips
 from utils.export import main, write
 
-# torch's own, on its way to ONNX and in reading what it wrote
+# torch's own warnings, when it exports to ONNX and when it reads the result
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
@@ -26,7 +26,7 @@ SHAPES = [(1, 1, 4000), (8, 1, 4000), (1, 1, 6111), (8, 1, 6111), (3, 2, 4321)]
 
 @pytest.fixture(scope="module")
 def model() -> AudioCLIP:
-    """A small AudioCLIP with non-trivial batch norms."""
+    """Build a small AudioCLIP with non-trivial batch norms."""
     torch.manual_seed(0)
     model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     for module in model.audio.modules():
@@ -64,11 +64,11 @@ def test_exported_towers_equal_the_eager_one_at_any_batch_and_length(
         expected = model.encode_audio(audio)
         assert torch.allclose(program(audio), expected, rtol=0, atol=1e-4), shape
         assert torch.allclose(run_onnx(tmp_path / "tower.onnx", audio), expected, rtol=0, atol=1e-4), shape
-        assert expected.std() > 0.05, "the outputs are large enough for the comparison to say something"
+        assert expected.std() > 0.05, "the outputs are large enough for a meaningful comparison"
 
 
 @torch.no_grad()
-def test_exported_zero_shot_gives_the_probabilities_of_the_model(model: AudioCLIP, tmp_path: Path) -> None:
+def test_exported_zero_shot_computes_the_probabilities_of_the_model(model: AudioCLIP, tmp_path: Path) -> None:
     names = ["dog", "rain", "siren"]
     write(model, tmp_path / "classes.onnx", class_names=names, template="the sound of {}")
     write(model, tmp_path / "classes.pt2", class_names=names, template="the sound of {}")
@@ -84,13 +84,13 @@ def test_exported_zero_shot_gives_the_probabilities_of_the_model(model: AudioCLI
     assert json.loads(properties["classes"]) == names and properties["sample_rate"] == "44100"
 
 
-def test_zero_shot_module_has_no_parameter_of_other_towers(model: AudioCLIP) -> None:
+def test_the_zero_shot_module_has_no_parameters_of_other_towers(model: AudioCLIP) -> None:
     module = ExportableZeroShot(model, ["dog", "rain"])
     assert module.class_features.shape == (2, 16)
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_command_exports_a_saved_model(
+def test_the_command_exports_a_saved_model(
     model: AudioCLIP, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save_pretrained(tmp_path / "saved")
@@ -103,7 +103,9 @@ def test_command_exports_a_saved_model(
     assert torch.allclose(program(audio), expected, rtol=0, atol=1e-4)
 
 
-def test_command_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_missing_weights_and_unknown_formats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path / "absent.pt"), str(tmp_path / "x.onnx")]) == 1
     assert "absent.pt: no such file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
@@ -111,7 +113,7 @@ def test_command_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFi
     assert "must end in .onnx or .pt2" in capsys.readouterr().err
 
 
-def test_float64_tower_is_refused() -> None:
+def test_a_float64_tower_is_refused() -> None:
     tower = ESResNeXt(n_fft=256, hop_length=100, win_length=200, num_classes=7).double()
     with pytest.raises(ValueError, match=r"The tower is torch\.float64; only float32"):
         ExportableAudioTower(tower)

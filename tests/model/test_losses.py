@@ -1,4 +1,4 @@
-"""The contrastive loss against plain loops."""
+"""The contrastive loss equals plain loops."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_losses_of_pairs_are_summed_and_divided_by_the_factorial(count: int) -> 
     assert mean.item() == pytest.approx(expected / count)
 
 
-def test_diagonal_loss_is_torchs_cross_entropy() -> None:
+def test_the_diagonal_loss_equals_torchs_cross_entropy() -> None:
     (logits,) = random_logits(1)
     weight = torch.tensor([0.5, 1.0, 2.0, 0.0, 3.0], dtype=torch.float64)
     target = torch.arange(5)
@@ -67,7 +67,7 @@ def test_sample_weights_apply_to_rows_and_columns() -> None:
     assert loss.item() == pytest.approx(expected)
 
 
-def test_same_label_takes_every_sample_of_the_label_as_positive() -> None:
+def test_same_label_makes_every_sample_with_the_label_a_positive() -> None:
     logits = random_logits(3)
     label_ids = torch.tensor([7, 1, 7, 2, 7])
     positives = [[0, 2, 4], [1], [0, 2, 4], [3], [0, 2, 4]]
@@ -76,7 +76,7 @@ def test_same_label_takes_every_sample_of_the_label_as_positive() -> None:
     assert loss.item() == pytest.approx(expected)
 
 
-def test_same_label_with_distinct_labels_is_the_diagonal() -> None:
+def test_same_label_with_distinct_labels_equals_the_diagonal_loss() -> None:
     logits = random_logits(2)
     same = pairwise_contrastive_loss(logits, positives="same_label", label_ids=torch.arange(5))
     torch.testing.assert_close(same, pairwise_contrastive_loss(logits))
@@ -89,7 +89,7 @@ def test_class_weights_of_a_sample_are_added() -> None:
         sample_weights([["cat"]], {"dog": 1.0})
 
 
-def test_label_ids_are_equal_for_equal_sets_only() -> None:
+def test_label_ids_are_equal_only_for_equal_sets() -> None:
     ids = label_ids_of([["dog"], ["rain", "dog"], ["dog", "rain"], ["dog rain"], ["dog"]])
     assert ids.dtype == torch.int64
     assert (ids >= 0).all()

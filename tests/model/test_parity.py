@@ -1,8 +1,8 @@
-"""Every value of the published architecture, recorded in float64 from deterministic weights.
+"""The model reproduces values of the published architecture, recorded in float64 from deterministic weights.
 
-`parity/golden.npz` and `parity/state_dict.json` hold the values; the rule for the weights is written out
-in `conftest.py`. Together they tell whether an implementation can load the released checkpoints and means
-the same by them, without the 537 MB.
+`parity/golden.npz` and `parity/state_dict.json` hold the values; the rule for the weights is in
+`conftest.py`. Together they show, without the 537 MB, whether an implementation can load the released
+checkpoints and computes the same results from them.
 """
 
 import json
@@ -59,7 +59,7 @@ def model(deterministic_weights: Callable[[nn.Module], None]) -> AudioCLIP:
 
 @torch.no_grad()
 def encoded(model: AudioCLIP) -> dict[str, Tensor]:
-    """The values that need no training."""
+    """Compute the values that need no training."""
     model.eval()
     values: dict[str, Tensor] = {}
     for name, arguments in CLIPS.items():
@@ -99,17 +99,17 @@ def float32_values(model: AudioCLIP, untrained_values: Values) -> Iterator[Value
 
 
 def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
-    """Train as the published protocol does: the audio tower, its wavelets and two scales apart."""
+    """Train as the published protocol does: wavelets and scales have a group without weight decay."""
     model.train()
-    groups: dict[str, list[nn.Parameter]] = {"tower": [], "apart": [], "frozen": []}
+    groups: dict[str, list[nn.Parameter]] = {"tower": [], "no decay": [], "frozen": []}
     for name, parameter in model.named_parameters():
-        apart = name.startswith("audio.fbsp.") or name in ("logit_scale_ai", "logit_scale_at")
-        key = "apart" if apart else "tower" if name.startswith("audio.") else "frozen"
+        no_decay = name.startswith("audio.fbsp.") or name in ("logit_scale_ai", "logit_scale_at")
+        key = "no decay" if no_decay else "tower" if name.startswith("audio.") else "frozen"
         parameter.requires_grad_(key != "frozen")
         groups[key].append(parameter)
     optimizer_groups: list[dict[str, Any]] = [
         {"params": groups["tower"]},
-        {"params": groups["apart"], "weight_decay": 0.0},
+        {"params": groups["no decay"], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(optimizer_groups, lr=5e-4, momentum=0.9, nesterov=True, weight_decay=5e-4)
     values, losses = {}, []
@@ -133,7 +133,7 @@ def three_steps(model: AudioCLIP) -> dict[str, Tensor]:
 
 
 def trained(model: AudioCLIP) -> dict[str, Tensor]:
-    """The values of training, and of the model that it leaves."""
+    """Compute the values of training and of the trained model."""
     values = three_steps(model)
     device = model.device
     model.eval()
@@ -163,15 +163,15 @@ def test_state_dict_has_the_released_names_and_shapes(model: AudioCLIP) -> None:
 
 
 @pytest.mark.parametrize("key", UNTRAINED)
-def test_value_without_training_is_met(key: str, untrained_values: Values) -> None:
+def test_a_value_without_training_is_reproduced(key: str, untrained_values: Values) -> None:
     assert relative_error(key, untrained_values) < TOLERANCE[key]
 
 
 @pytest.mark.parametrize("key", UNTRAINED)
-def test_value_without_training_is_met_in_float32(key: str, float32_values: Values) -> None:
+def test_a_value_without_training_is_reproduced_in_float32(key: str, float32_values: Values) -> None:
     assert relative_error(key, float32_values) < 1e-3
 
 
 @pytest.mark.parametrize("key", TRAINED)
-def test_value_of_training_is_met(key: str, trained_values: Values) -> None:
+def test_a_value_of_training_is_reproduced(key: str, trained_values: Values) -> None:
     assert relative_error(key, trained_values) < TOLERANCE[key]

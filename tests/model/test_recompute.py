@@ -1,4 +1,4 @@
-"""Recomputed activations: the same step with less memory."""
+"""With recomputed activations, a step is the same and takes less memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("published_audio_towers")
 
 
 def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that autograd saves in a forward pass."""
+    """Count the bytes that autograd saves in a forward pass."""
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def test_without_gradient_the_features_are_the_same(towers: tuple[ESResNeXt, ESR
         torch.testing.assert_close(plain(audio), recomputing(audio), rtol=1e-12, atol=1e-12)
 
 
-def test_all_towers_of_an_audioclip_recompute() -> None:
+def test_all_towers_of_an_audioclip_can_recompute_activations() -> None:
     model = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     names = list(model.state_dict())
     model.recompute_activations()

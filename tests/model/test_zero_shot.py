@@ -1,4 +1,4 @@
-"""Zero-shot probabilities for sounds and images in all forms."""
+"""Zero-shot probabilities of sounds and images, given in any form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def model() -> AudioCLIP:
-    """A model in train mode, with different scales."""
+    """Build a model in train mode, with different scales."""
     torch.manual_seed(3)
     built = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_the_content_of_files_and_batches_of_clips_are_classified(
     ],
     ids=["array", "tensor", "floating point"],
 )
-def test_arrays_of_four_dimensions_are_several_images(model: AudioCLIP, pictures: Any) -> None:
+def test_four_dimensional_arrays_are_several_images(model: AudioCLIP, pictures: Any) -> None:
     expected = model.classify([PIXELS, PIXELS[::-1].copy()], LABELS)
     torch.testing.assert_close(model.classify(pictures, LABELS), expected)
     torch.testing.assert_close(model.classify(list(pictures), LABELS), expected)

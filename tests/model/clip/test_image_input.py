@@ -1,4 +1,4 @@
-"""Image files, arrays and tensors to RGB images and to the input of an image tower."""
+"""Image files, arrays and tensors become RGB images and the input of an image tower."""
 
 import io
 import struct
@@ -66,8 +66,8 @@ def test_unusable_images_are_named(tmp_path: Path) -> None:
             read_image(array)  # type: ignore[arg-type]
 
 
-def test_grey_images_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
-    """0..65535 becomes 0..255 in files, bytes and PIL images."""
+def test_16_bit_grey_images_are_scaled_by_their_range(tmp_path: Path) -> None:
+    """The range 0..65535 becomes 0..255 in files, bytes and PIL images."""
     samples = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     expected = (samples / 257).round().astype(np.uint8)
     picture = Image.fromarray(samples)
@@ -82,7 +82,7 @@ def test_grey_images_of_16_bits_are_scaled_by_their_range(tmp_path: Path) -> Non
             np.testing.assert_array_equal(np.asarray(image)[..., channel], expected, err_msg=str(source))
 
 
-def test_grey_images_of_12_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+def test_12_bit_grey_images_are_scaled_by_their_range(tmp_path: Path) -> None:
     samples = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
     for suffix in ("png", "tif"):
         Image.fromarray(samples).save(tmp_path / f"grey.{suffix}")
@@ -113,7 +113,7 @@ def test_integers_up_to_255_are_not_scaled(kind: type[np.integer[Any]]) -> None:
 
 def test_an_image_with_damaged_exif_data_keeps_its_orientation() -> None:
     file = io.BytesIO()
-    # Two tags: the orientation, a quarter turn, and one with an impossible type.
+    # Two tags: the orientation (a quarter turn), and one with an invalid type.
     tags = b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0" + b"\x01\x53\0\x05\0\0\0\x01\0\0\0\x26"
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + tags + bytes(4) + struct.pack(">II", 72, 1)
     Image.new("RGB", (4, 2), "red").save(file, format="jpeg", exif=exif)
@@ -135,7 +135,7 @@ def test_an_image_with_damaged_exif_data_keeps_its_orientation() -> None:
         (np.array([[0, np.nan]], np.float32), r"are nan to nan"),
     ],
 )
-def test_images_of_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
+def test_images_with_an_unknown_range_are_refused(samples: np.ndarray, message: str, tmp_path: Path) -> None:
     Image.fromarray(samples).save(tmp_path / "x.tif")
     with pytest.raises(ValueError, match=rf"x\.tif: the samples of the image \(.*{message}"):
         read_image(tmp_path / "x.tif")
@@ -145,7 +145,7 @@ def test_images_of_an_unknown_range_are_refused(samples: np.ndarray, message: st
     assert "the samples of the image" in finding.where
 
 
-def test_every_orientation_of_a_pil_image_is_turned_upright_as_that_of_a_file(tmp_path: Path) -> None:
+def test_pil_images_of_every_orientation_are_turned_upright_like_files(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
     for orientation in range(1, 9):
         exif = Image.Exif()

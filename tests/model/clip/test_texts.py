@@ -14,7 +14,7 @@ def test_importing_the_model_does_not_import_open_clip() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_labels_are_joined_and_put_through_the_template() -> None:
+def test_labels_are_joined_and_inserted_into_the_template() -> None:
     joined = tokenize([["car", "horn"], "car, horn"], "the sound of {}")
     assert torch.equal(joined[0], joined[1])
     assert torch.equal(joined[0], tokenize(["the sound of car, horn"])[0])
@@ -36,7 +36,7 @@ def test_a_text_above_the_limit_is_named() -> None:
         )
 
 
-def test_tokens_are_those_of_open_clip() -> None:
+def test_tokens_equal_those_of_open_clip() -> None:
     from open_clip.tokenizer import SimpleTokenizer
 
     texts = ["a dog", "", "rain &amp; wind", "dog " * 8, "Grüße 42"]

@@ -1,4 +1,4 @@
-"""Image and text towers: those of the published arguments, and open_clip's by name."""
+"""Image and text towers: built from the published arguments, or taken from open_clip by name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tiny_models(named_towers: Callable[[dict[str, Any]], None]) -> None:
 
 
 def theirs(name: str) -> nn.Module:
-    """The model as open_clip builds it."""
+    """Build the model with open_clip."""
     from open_clip import coca_model, model
 
     config = json.loads(json.dumps(CONFIGS[name]))
@@ -71,7 +71,7 @@ def as_array(seed: int) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_features_are_those_of_open_clip_with_its_weights_under_its_names(name: str, tmp_path: Path) -> None:
+def test_features_and_names_of_weights_equal_those_of_open_clip(name: str, tmp_path: Path) -> None:
     reference: Any = theirs(name)
     torch.save(reference.state_dict(), tmp_path / "towers.pt")
     model = tiny(name, pretrained={"clip": str(tmp_path / "towers.pt")})
@@ -149,7 +149,7 @@ def test_recomputed_transformers_have_the_same_gradients() -> None:
 # Images and texts
 
 
-def test_images_are_preprocessed_as_by_open_clip() -> None:
+def test_images_are_preprocessed_as_in_open_clip() -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     half = (0.5, 0.5, 0.5)
@@ -170,7 +170,7 @@ def test_images_are_preprocessed_as_by_open_clip() -> None:
 
 def test_texts_go_through_the_tokenizer_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     class Words:
-        """A wrapped tokenizer of the Hugging Face Hub: a number for each word, then -1."""
+        """Imitates a wrapped tokenizer of the Hugging Face Hub: one number per word, then -1."""
 
         def clean_fn(self, text: str) -> str:
             return text.strip()
@@ -210,7 +210,7 @@ def test_a_missing_tokenizer_is_an_error_that_names_the_model(monkeypatch: pytes
 # Arguments and weights
 
 
-def test_the_published_arguments_and_a_name_exclude_each_other() -> None:
+def test_the_published_arguments_cannot_be_combined_with_a_name() -> None:
     message = (
         r'vision_width is 32, but clip is "Tiny-ViT", .* Omit clip, or else vision_width, transformer_layers'
     )
@@ -267,7 +267,7 @@ def test_each_part_can_start_from_its_own_file(tmp_path: Path) -> None:
         ({"audio": "/nowhere/tower.pt"}, r"/nowhere/tower\.pt: no such file"),
     ],
 )
-def test_impossible_values_of_pretrained_are_refused(pretrained: Any, message: str) -> None:
+def test_invalid_values_of_pretrained_are_refused(pretrained: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(pretrained=pretrained)
 
@@ -288,7 +288,9 @@ def test_tagged_weights_are_fetched_by_open_clip(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(model.state_dict()["text_projection"], reference.state_dict()["text_projection"])
 
 
-def test_tagged_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_tagged_weights_cannot_be_fetched_the_error_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def offline(*_: Any, **__: Any) -> str:
         raise RuntimeError("no route to host")
 
@@ -311,7 +313,7 @@ def _table() -> dict[str, Any]:
     return table
 
 
-def test_a_saved_model_with_named_towers_comes_back(tmp_path: Path) -> None:
+def test_a_saved_model_with_named_towers_can_be_loaded(tmp_path: Path) -> None:
     model = tiny("Tiny-ViT-text")
     model.save_pretrained(tmp_path)
     again = AudioCLIP.from_pretrained(tmp_path)
@@ -336,6 +338,6 @@ def test_vision_transformers_are_built_too() -> None:
 
 
 @pytest.mark.parametrize("vision", [{"vision_patch_size": 32}, {"vision_layers": 12}])
-def test_image_towers_of_neither_kind_are_refused(vision: dict[str, object]) -> None:
+def test_arguments_for_neither_kind_of_image_tower_are_refused(vision: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"vision_layers is .* a ResNet has"):
         AudioCLIP(**{**SMALL_AUDIOCLIP, **vision}, pretrained=False)

@@ -1,4 +1,4 @@
-"""Gates against their formula, and the pooling and depthwise convolutions that stand in for torch's."""
+"""Gates equal their formula; our pooling and depthwise convolutions equal torch's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_gate_is_the_sigmoid_of_pooled_and_convolved_input() -> None:
 @pytest.mark.parametrize("kernel_size", [(1, 5), (3, 1), (3, 5)])
 @pytest.mark.parametrize("size", [(7, 9), (4, 5), (1, 1)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_gate_and_its_gradients_are_those_of_its_modules(
+def test_a_gate_and_its_gradients_equal_those_of_its_modules(
     kernel_size: tuple[int, int], size: tuple[int, int], memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def halved(length: int) -> int:
     return (length + 1) // 2
 
 
-def compared(x: Tensor, size: tuple[int, int]) -> None:
+def check_pooling(x: Tensor, size: tuple[int, int]) -> None:
     """Compare outputs and gradients bit for bit."""
     found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
     ours, theirs = max_pool_to(found, size), F.adaptive_max_pool2d(expected, size)
@@ -65,32 +65,34 @@ def compared(x: Tensor, size: tuple[int, int]) -> None:
     assert torch.equal(found.grad, expected.grad)
 
 
-# Frames of clips of 0.25 s, 0.5 s, 1 s, 4 s and 5 s, and of the short windows of the small protocols.
+# Numbers of frames in clips of 0.25 s, 0.5 s, 1 s, 4 s and 5 s.
 @pytest.mark.parametrize("frames", [18, 38, 77, 313, 392])
 @pytest.mark.parametrize("height", [341, 21, 85, 170])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_halving_and_reducing_to_one(height: int, frames: int, layout: torch.memory_format) -> None:
+def test_halving_and_reducing_to_one_equal_adaptive_pooling(
+    height: int, frames: int, layout: torch.memory_format
+) -> None:
     torch.manual_seed(0)
     height, frames = halved(halved(height)), halved(halved(frames))
     for _ in range(3):
-        # Small integers: most windows have ties, where the first element gets the gradient.
+        # With small integers, most windows have ties, where the first element gets the gradient.
         x = torch.randint(0, 4, (2, 8, height, frames)).float().contiguous(memory_format=layout)
-        compared(x, (halved(height), halved(frames)))
-        compared(x, (1, 1))
-        compared(x, (height, halved(frames)))
+        check_pooling(x, (halved(height), halved(frames)))
+        check_pooling(x, (1, 1))
+        check_pooling(x, (height, halved(frames)))
         height, frames = halved(height), halved(frames)
 
 
 @pytest.mark.parametrize("length", range(2, 30))
-def test_every_size_is_pooled_as_adaptively(length: int) -> None:
+def test_pooling_to_any_size_equals_adaptive_pooling(length: int) -> None:
     torch.manual_seed(0)
     x = torch.randint(0, 4, (1, 2, length, 2 * length)).float()
     for size in range(1, length + 1):
-        compared(x, (size, size))
+        check_pooling(x, (size, size))
 
 
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
-def test_non_finite_values_are_pooled_alike(value: float) -> None:
+def test_non_finite_values_are_pooled_as_in_torch(value: float) -> None:
     x = torch.randn(1, 1, 6, 7)
     x[0, 0, 2, 3] = value
     x[0, 0, :2, :2] = -torch.inf
@@ -98,7 +100,7 @@ def test_non_finite_values_are_pooled_alike(value: float) -> None:
 
 
 @pytest.mark.parametrize("kernel", [(3, 1), (1, 5), (3, 5)])
-def test_shifted_sums_are_a_depthwise_convolution(kernel: tuple[int, int]) -> None:
+def test_shifted_sums_equal_a_depthwise_convolution(kernel: tuple[int, int]) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 6, kernel, padding="same", groups=6).double()
     results = []
@@ -111,7 +113,7 @@ def test_shifted_sums_are_a_depthwise_convolution(kernel: tuple[int, int]) -> No
     torch.testing.assert_close(*results)
 
 
-def test_shifted_sums_keep_the_type_of_their_input_and_add_up_in_float32() -> None:
+def test_shifted_sums_keep_the_dtype_of_their_input_and_add_up_in_float32() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 4, 30, 30).bfloat16(), torch.randn(4, 1, 3, 5)
     found = shifted_sums(x, weight)

@@ -1,4 +1,4 @@
-"""The audio tower: channels, front ends, precision, and the inputs that it rejects."""
+"""The audio tower: channels, front ends, precision, and refused inputs."""
 
 import copy
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def learned() -> ESResNeXt:
     return tower()
 
 
-def test_gates_stand_beside_the_stages(learned: ESResNeXt) -> None:
+def test_gates_have_the_published_kernels(learned: ESResNeXt) -> None:
     kernels = {f"att{i}": getattr(learned, f"att{i}").conv_depth.kernel_size for i in range(1, 6)}
     assert kernels == {"att1": (3, 1), "att2": (1, 5), "att3": (3, 1), "att4": (1, 5), "att5": (3, 5)}
 
 
 @torch.no_grad()
-def test_wide_open_gates_are_no_gates() -> None:
+def test_open_gates_have_no_effect_and_closed_gates_leave_the_bias() -> None:
     gated, plain = tower(), tower(apply_attention=False)
     plain.load_state_dict({k: v for k, v in gated.state_dict().items() if not k.startswith("att")})
     for number in range(1, 6):
@@ -47,7 +47,7 @@ def test_wide_open_gates_are_no_gates() -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 @torch.no_grad()
-def test_channels_pass_one_by_one_and_are_added(training: bool) -> None:
+def test_channels_are_computed_separately_and_added(training: bool) -> None:
     module = tower().train(training)
     stereo = clips(3, channels=2)
     left, right = (module(stereo[:, [channel]]) for channel in (0, 1))
@@ -62,7 +62,7 @@ def test_front_ends_agree_on_frames_and_bands(learned: ESResNeXt) -> None:
         a, b = learned.decibels(audio), fourier.decibels(audio)
         assert a.shape == b.shape
         assert a.shape[:4] == (1, 1, 3, 43)
-    # Fresh wavelets are nearly Fourier's, the more so at low frequency.
+    # Untrained wavelets almost equal Fourier's, most closely at low frequencies.
     low = [front_end.power(audio)[:, :, 0, :10] for front_end in (learned, fourier)]
     assert (low[0] - low[1]).abs().max() < 0.05 * low[1].max()
     features, penalty = fourier.forward_with_penalty(audio)
@@ -74,7 +74,7 @@ def test_audio_is_rescaled_to_one() -> None:
     module = tower(spectrum="stft", window=None, normalized=False).double()
     full_scale = torch.tensor([-32768.0, 32767.0]).repeat(100)[None, None].double()
     highest_bin = module.power(full_scale)[0, 0].flatten(0, 1)
-    # +-1 alternating over 200 samples: power 200 ** 2 at the Nyquist frequency, which is bin 128 of 0..128
+    # alternating +-1 over 200 samples: power 200 ** 2 at the Nyquist frequency, bin 128 of 0..128
     matrix = torch.exp(-2j * torch.pi * 127 * torch.arange(200) / 256)
     expected = (matrix * torch.tensor([-1.0, 1.0]).repeat(100)).sum().abs() ** 2
     assert highest_bin[127, 0].item() == pytest.approx(expected.item(), rel=1e-4)
@@ -90,7 +90,7 @@ def test_spectrogram_can_be_resized_and_two_sided() -> None:
     assert tower(onesided=False, spectrum="stft").power(clips(1)).shape[2:4] == (3, 2 * 129 // 3)
 
 
-def test_penalty_is_that_of_the_bank_and_both_reach_the_wavelets() -> None:
+def test_the_penalty_is_that_of_the_bank_and_features_and_penalty_train_the_wavelets() -> None:
     module = tower().train()
     features, penalty = module.forward_with_penalty(clips(2))
     assert module.fbsp is not None
@@ -108,7 +108,7 @@ def test_no_gradient_flows_to_the_waveform(learned: ESResNeXt) -> None:
 
 
 @torch.no_grad()
-def test_spectrogram_keeps_float32_under_autocast(learned: ESResNeXt) -> None:
+def test_the_spectrogram_stays_float32_under_autocast(learned: ESResNeXt) -> None:
     plain = learned.decibels(clips(1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(learned.decibels(clips(1)), plain)
@@ -124,7 +124,7 @@ def test_precision_follows_the_module() -> None:
 
 
 @torch.no_grad()
-def test_int16_audio_is_taken_as_it_is(learned: ESResNeXt) -> None:
+def test_int16_audio_is_not_scaled(learned: ESResNeXt) -> None:
     audio = clips(1).round().to(torch.int16)
     assert torch.equal(learned(audio), learned(audio.float()))
 
@@ -156,7 +156,7 @@ def test_audio_in_unit_range_is_refused_in_eval_mode_only(learned: ESResNeXt) ->
     with pytest.raises(ValueError, match=r"peak of 0\.\d+.*Multiply by 32768"):
         learned(quiet)
     with torch.no_grad():
-        learned(torch.zeros(1, 1, 4000))  # silence is silence in any units
+        learned(torch.zeros(1, 1, 4000))  # silence is valid in any units
         learned.forward_with_penalty(quiet, check_units=False)
         tower().train()(quiet)
 
@@ -204,12 +204,12 @@ def test_the_released_classifiers_head_is_dropped_where_it_differs(
 
 
 def decibel_image() -> Tensor:
-    """Decibels around -60, as for a quiet clip."""
+    """Make decibels around -60, as for a quiet clip."""
     return 12.0 * torch.randn(2, 3, 40, 50, generator=torch.Generator().manual_seed(0)) - 60.0
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_convolution_in_halves_has_a_fraction_of_the_error(bias: bool) -> None:
+def test_a_convolution_in_halves_has_a_fraction_of_the_error(bias: bool) -> None:
     torch.manual_seed(1)
     convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=bias)
     image = decibel_image()
@@ -217,12 +217,14 @@ def test_convolution_in_halves_has_a_fraction_of_the_error(bias: bool) -> None:
     reference = copy.deepcopy(convolution).double()(image.double())
     found = convolve_in_parts(image, convolution, torch.bfloat16)
     assert found.dtype == torch.float32
-    spread = (reference - reference.mean(dim=(0, 2, 3), keepdim=True)).norm()  # what batch norm leaves of it
+    spread = (
+        reference - reference.mean(dim=(0, 2, 3), keepdim=True)
+    ).norm()  # the part that batch norm keeps
     assert (found - reference).norm() < 0.01 * spread
     assert (rounded - reference).norm() > 5 * (found - reference).norm()
 
 
-def test_gradients_through_halves_are_those_of_the_convolution() -> None:
+def test_gradients_through_halves_equal_those_of_the_convolution() -> None:
     torch.manual_seed(1)
     convolution = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False)
     gradients = []

@@ -22,7 +22,7 @@ def wavelets(bins: int = 9, taps: int = 16, *, normalized: bool = True) -> Splin
 
 
 def plain_bank(module: SplineWavelets) -> np.ndarray[tuple[int, ...], np.dtype[np.complex128]]:
-    """The published formula with complex numbers, one element at a time."""
+    """Compute the published formula with complex numbers, one element at a time."""
     m, fb, fc = (p.detach().numpy() for p in (module.m, module.fb, module.fc))
     time = np.pi * np.linspace(-1, 1, module.taps) + 1e-8
     bank = np.empty((len(m), module.taps), dtype=np.complex128)
@@ -35,7 +35,7 @@ def plain_bank(module: SplineWavelets) -> np.ndarray[tuple[int, ...], np.dtype[n
 
 
 @pytest.mark.parametrize("normalized", [True, False])
-def test_bank_is_the_published_formula(normalized: bool) -> None:
+def test_the_bank_follows_the_published_formula(normalized: bool) -> None:
     module = wavelets(normalized=normalized)
     real, imaginary = module.bank().detach().numpy()
     np.testing.assert_allclose(real + 1j * imaginary, plain_bank(module), rtol=1e-10, atol=1e-12)
@@ -149,7 +149,7 @@ def test_bank_cached_under_inference_mode_is_not_used_outside() -> None:
         torch.testing.assert_close(wavelets().eval().bank(), outside)  # parameters without version counters
 
 
-def test_copies_and_pickles_leave_the_cached_bank_behind() -> None:
+def test_copies_and_pickles_do_not_contain_the_cached_bank() -> None:
     module = wavelets().eval()
     with torch.no_grad():
         kept = module.bank()
@@ -162,5 +162,5 @@ def test_copies_and_pickles_leave_the_cached_bank_behind() -> None:
     assert module.state_dict()["bias"].shape == (0,)
 
 
-def test_half_precision_parameters_make_a_float32_bank() -> None:
+def test_half_precision_parameters_yield_a_float32_bank() -> None:
     assert SplineWavelets(5, 8).bfloat16().bank().dtype == torch.float32

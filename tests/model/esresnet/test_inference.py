@@ -1,4 +1,4 @@
-"""The faster copy for inference: the numbers of the plain layers, and never those of old weights."""
+"""The faster copy for inference equals the plain layers, and never uses old weights."""
 
 import copy
 import pickle
@@ -23,8 +23,8 @@ Network = TypeVar("Network", bound=nn.Module)
 needs_onednn = pytest.mark.skipif(not can_fuse(CPU, torch.float32), reason="torch was built without oneDNN")
 
 
-def moved(module: Network) -> Network:
-    """Put a module into eval mode with batch norms that change their input."""
+def with_active_norms(module: Network) -> Network:
+    """Give the batch norms of a module non-trivial values, and put it into eval mode."""
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -35,7 +35,7 @@ def moved(module: Network) -> Network:
 
 def tower(**arguments: Any) -> ESResNeXt:
     torch.manual_seed(0)
-    return moved(ESResNeXt(**{**FRAMES, **arguments}).double())
+    return with_active_norms(ESResNeXt(**{**FRAMES, **arguments}).double())
 
 
 def plain(module: ESResNeXt, audio: Tensor) -> Tensor:
@@ -45,14 +45,18 @@ def plain(module: ESResNeXt, audio: Tensor) -> Tensor:
         x = module.maxpool(torch.relu(module.bn1(module.conv1(image))))
         for number in range(1, 5):
             output = getattr(module, f"layer{number}")(x)
-            x = output * opening(module, number, x, output.shape[-2:]) if module.apply_attention else output
-        gate = opening(module, 5, x, (1, 1)) if module.apply_attention else 1.0
+            x = (
+                output * gate_values(module, number, x, output.shape[-2:])
+                if module.apply_attention
+                else output
+            )
+        gate = gate_values(module, 5, x, (1, 1)) if module.apply_attention else 1.0
         pooled = pooled + (x.mean((-2, -1), keepdim=True) * gate).flatten(1)
     features: Tensor = module.fc(pooled)
     return features
 
 
-def opening(module: ESResNeXt, number: int, x: Tensor, size: tuple[int, ...]) -> Tensor:
+def gate_values(module: ESResNeXt, number: int, x: Tensor, size: tuple[int, ...]) -> Tensor:
     gate = getattr(module, f"att{number}")
     pooled = nn.functional.adaptive_max_pool2d(x, size)
     return torch.sigmoid(gate.bn(gate.conv_point(gate.conv_depth(pooled))))
@@ -68,7 +72,7 @@ def opening(module: ESResNeXt, number: int, x: Tensor, size: tuple[int, ...]) ->
         {"spec_height": 33, "spec_width": 70},
     ],
 )
-def test_features_are_those_of_the_plain_formula(arguments: dict[str, Any]) -> None:
+def test_features_equal_those_of_the_plain_formula(arguments: dict[str, Any]) -> None:
     module = tower(**arguments)
     audio = clips(2, channels=2, samples=5100)
     expected = plain(module, audio)
@@ -79,7 +83,7 @@ def test_features_are_those_of_the_plain_formula(arguments: dict[str, Any]) -> N
         torch.testing.assert_close(module(audio), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_are_those_of_the_plain_formula() -> None:
+def test_gradients_equal_those_of_the_plain_formula() -> None:
     module = tower().train()
     other = copy.deepcopy(module)
     audio = clips(2, channels=2, samples=5100)
@@ -91,14 +95,14 @@ def test_gradients_are_those_of_the_plain_formula() -> None:
 
 
 @torch.no_grad()
-def test_autocast_stays_near_full_precision() -> None:
+def test_features_under_autocast_stay_near_full_precision() -> None:
     module = tower().float()
     audio = clips(2, channels=2)
     exact = module(audio)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded, unfolded = module(audio), plain(module, audio)
-    error, unfolded_error = ((x.float() - exact).norm() / exact.norm() for x in (rounded, unfolded))
-    assert error < max(2 * unfolded_error, 0.02)
+        rounded, plain_features = module(audio), plain(module, audio)
+    error, plain_error = ((x.float() - exact).norm() / exact.norm() for x in (rounded, plain_features))
+    assert error < max(2 * plain_error, 0.02)
 
 
 @torch.no_grad()
@@ -115,7 +119,7 @@ def test_a_changed_weight_renews_the_copy() -> None:
 
 
 @torch.no_grad()
-def test_copies_and_pickles_make_their_own_inference_copy() -> None:
+def test_copied_and_pickled_towers_make_their_own_inference_copies() -> None:
     module, audio = tower(), clips(1)
     names = list(module.state_dict())
     before = module(audio)
@@ -128,7 +132,7 @@ def test_copies_and_pickles_make_their_own_inference_copy() -> None:
 
 
 @torch.no_grad()
-def test_hooks_get_the_modules_own_results() -> None:
+def test_hooks_get_the_results_of_the_plain_modules() -> None:
     module, audio = tower(), clips(1)
     seen: list[Tensor] = []
     module(audio)
@@ -164,7 +168,7 @@ def downsampling(stride: int) -> nn.Sequential:
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.inference_mode()
 def test_a_fused_block_equals_its_layers(size: tuple[int, int], stride: int) -> None:
-    block = moved(Bottleneck(32, 16, stride, downsampling(stride), groups=4, base_width=64))
+    block = with_active_norms(Bottleneck(32, 16, stride, downsampling(stride), groups=4, base_width=64))
     x = images(2, 32, *size)
     before, expected = x.clone(), block(x)
     torch.testing.assert_close(FusedBottleneck(folded(block))(x), expected, rtol=1e-4, atol=1e-5)
@@ -174,7 +178,7 @@ def test_a_fused_block_equals_its_layers(size: tuple[int, int], stride: int) -> 
 @needs_onednn
 @torch.inference_mode()
 def test_a_block_without_downsampling_overwrites_its_input() -> None:
-    block = moved(Bottleneck(64, 16, groups=4, base_width=64))
+    block = with_active_norms(Bottleneck(64, 16, groups=4, base_width=64))
     x = images(2, 64, 6, 5)
     expected = block(x.clone())
     result = FusedBottleneck(folded(block))(x)
@@ -188,7 +192,7 @@ def test_a_block_without_downsampling_overwrites_its_input() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 6), (3, 3)])
 @torch.inference_mode()
 def test_a_fused_gate_equals_its_layers(kernel_size: tuple[int, int], size: tuple[int, int]) -> None:
-    gate = moved(Gate(8, 24, kernel_size=kernel_size))
+    gate = with_active_norms(Gate(8, 24, kernel_size=kernel_size))
     x, output = images(2, 8, 7, 6), images(2, 24, *size)
     logits = gate.bn(gate.conv_point(gate.conv_depth(F.adaptive_max_pool2d(x, size))))
     expected = output * torch.sigmoid(logits)
@@ -251,7 +255,7 @@ def test_inference_weights_are_cast_except_the_first_convolution() -> None:
 
 
 @needs_onednn
-def test_only_what_onednn_supports_is_fused() -> None:
+def test_only_operations_that_onednn_supports_are_fused() -> None:
     assert not can_fuse(CPU, torch.float64)
     assert not can_fuse(torch.device("meta"), torch.float32)
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):

@@ -1,4 +1,4 @@
-"""Framing, power and decibels against numpy, and products that stay in IEEE float32."""
+"""Framing, power and decibels equal numpy's, and matrix products stay in IEEE float32."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_frame_count_covers_the_signal(samples: int, frames: int) -> None:
 
 
 def numpy_frames(audio: np.ndarray, win: int, hop: int, n_fft: int) -> np.ndarray:
-    """Windowed frames `[N, n_fft]`, zero-padded on both sides, one at a time."""
+    """Cut windowed frames `[N, n_fft]`, zero-padded on both sides, one at a time."""
     count = 1 if len(audio) <= win else 1 + math.ceil((len(audio) - win) / hop)
     missing = (count - 1) * hop + win - len(audio)
     padded = np.pad(audio, (missing // 2, missing - missing // 2))
@@ -50,7 +50,7 @@ def numpy_frames(audio: np.ndarray, win: int, hop: int, n_fft: int) -> np.ndarra
 
 @pytest.mark.parametrize("samples", [7, 50, 51, 200])
 @pytest.mark.parametrize("normalized", [True, False])
-def test_stft_power_is_that_of_a_discrete_fourier_transform(samples: int, normalized: bool) -> None:
+def test_stft_power_equals_that_of_a_discrete_fourier_transform(samples: int, normalized: bool) -> None:
     audio = RNG(1).standard_normal(samples)
     frames = numpy_frames(audio, win=50, hop=20, n_fft=64)
     matrix = np.exp(-2j * np.pi * np.outer(np.arange(33), np.arange(64)) / 64)
@@ -66,7 +66,7 @@ def test_stft_power_is_that_of_a_discrete_fourier_transform(samples: int, normal
 
 
 @pytest.mark.parametrize("samples", [7, 50, 51, 200])
-def test_wavelet_power_equals_that_of_whole_padded_frames(samples: int) -> None:
+def test_wavelet_power_equals_that_of_complete_padded_frames(samples: int) -> None:
     audio = RNG(2).standard_normal((2, 3, samples))
     bank = RNG(3).standard_normal((2, 5, 64))
     power = spectrogram.wavelet_power(
@@ -101,7 +101,7 @@ def test_resize_aligns_corners_and_keeps_sizes_that_are_not_positive() -> None:
     assert high[0, 0, 2].tolist() == [[0, 2, 4], [3, 5, 7], [6, 8, 10]]
 
 
-def test_decibels_floor_exact_zeros_only() -> None:
+def test_decibels_have_a_floor_only_for_exact_zeros() -> None:
     decibels = spectrogram.decibels(torch.tensor([0.0, 1.0, 100.0, 1e-20], dtype=torch.float64))
     assert decibels.tolist() == pytest.approx([-180.0, 0.0, 20.0, -200.0])
 
@@ -114,7 +114,7 @@ def test_decibels_of_zeros_have_finite_gradients() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_power_and_its_gradient_are_those_of_windowed_frames(dtype: torch.dtype) -> None:
+def test_power_and_its_gradient_equal_those_of_windowed_frames(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     audio, window = torch.randn(2, 3, 130, dtype=dtype), torch.rand(20, dtype=dtype)
     bank = torch.randn(2, 7, 32, dtype=dtype).requires_grad_()
@@ -160,7 +160,7 @@ def test_a_product_is_computed_in_float32_and_the_process_keeps_its_precision(
     assert MATMUL.fp32_precision == "tf32"
 
 
-def test_values_and_gradient_are_those_of_a_matrix_product() -> None:
+def test_values_and_gradients_equal_those_of_a_matrix_product() -> None:
     frames, kernels = torch.randn(2, 4, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     frames.requires_grad_()
     kernels.requires_grad_()
@@ -202,7 +202,9 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
         torch.testing.assert_close(with_tf32, plain, rtol=0, atol=1e-5)
         monkeypatch.setattr(spectrogram, "needs_full_precision", lambda _: False)
         loose = F.normalize(tower(clips), dim=-1)
-        assert not torch.allclose(loose, plain, rtol=0, atol=1e-5)  # what this guards against
+        assert not torch.allclose(
+            loose, plain, rtol=0, atol=1e-5
+        )  # without full precision, they would depend on it
     finally:
         torch.set_float32_matmul_precision("highest")
 

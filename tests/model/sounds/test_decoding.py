@@ -1,4 +1,4 @@
-"""Sounds have as many samples as decode, whatever their headers say, for reading and for checking."""
+"""Reading and checking find all samples that decode, whatever the header says."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encoded(kind: str, subtype: str | None = None, **options: str) -> bytes:
 
 
 def mp3_frames(content: bytes) -> list[bytes]:
-    """The frames of an MPEG-1 layer III file without tags (ISO 11172-3, 2.4.3.1)."""
+    """Split an MPEG-1 layer III file without tags into frames (ISO 11172-3, 2.4.3.1)."""
     frames = []
     while content:
         length = 144000 * KBPS[content[2] >> 4] // RATE + (content[2] >> 1 & 1)
@@ -51,8 +51,8 @@ def mp3(mode: str) -> list[bytes]:
     return frames
 
 
-def read_and_heard(path: Path, content: bytes) -> tuple[int | str, Heard]:
-    """Write a file; return the samples that are read or the error, and the result of the check."""
+def read_and_check(path: Path, content: bytes) -> tuple[int | str, Heard]:
+    """Write a file; return the number of samples read, or the error, and the result of the check."""
     path.write_bytes(content)
     heard = listen(path)
     try:
@@ -62,8 +62,8 @@ def read_and_heard(path: Path, content: bytes) -> tuple[int | str, Heard]:
 
 
 def require_length(content: bytes, samples: int, path: Path) -> None:
-    """Check that the file, its bytes and the check have this number of samples."""
-    read, heard = read_and_heard(path, content)
+    """Check that reading the file, reading its bytes and checking it all find this number of samples."""
+    read, heard = read_and_check(path, content)
     assert (read, heard.fault, heard.samples) == (samples, None, samples)
     assert read_audio(io.BytesIO(content), RATE).shape[1] == samples
 
@@ -74,14 +74,14 @@ ID3V1 = b"TAG" + b"x" * 125
 
 @pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
 @pytest.mark.parametrize(("before", "after"), [(b"", b""), (ID3V2, b""), (b"", ID3V1), (ID3V2 * 2, ID3V1)])
-def test_an_mp3_without_a_xing_header_is_read_whole(
+def test_an_mp3_without_a_xing_header_is_read_to_its_end(
     mode: str, before: bytes, after: bytes, tmp_path: Path
 ) -> None:
     frames = mp3(mode)[1:]
     require_length(before + b"".join(frames) + after, 1152 * len(frames), tmp_path / "a.mp3")
 
 
-def test_an_mp3_decodes_alike_with_and_without_its_xing_header(tmp_path: Path) -> None:
+def test_an_mp3_decodes_identically_with_and_without_its_xing_header(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")
     (tmp_path / "a.mp3").write_bytes(b"".join(frames))
     known = read_audio(tmp_path / "a.mp3", RATE)
@@ -93,7 +93,7 @@ def test_an_mp3_decodes_alike_with_and_without_its_xing_header(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cut", [1, 50, 5000])
-def test_an_mp3_stream_is_read_to_its_last_whole_frame(cut: int, tmp_path: Path) -> None:
+def test_an_mp3_stream_is_read_to_its_last_complete_frame(cut: int, tmp_path: Path) -> None:
     frames = mp3("VARIABLE")[1:]
     content = b"".join(frames)[:-cut]
     ends = np.cumsum([len(frame) for frame in frames])
@@ -103,25 +103,25 @@ def test_an_mp3_stream_is_read_to_its_last_whole_frame(cut: int, tmp_path: Path)
 def test_other_bytes_at_either_end_of_an_mp3_are_skipped(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")[1:]
     content = bytes(500) + b"".join(frames) + bytes(range(1, 200)) * 20
-    assert read_and_heard(tmp_path / "a.mp3", content)[0] == 1152 * len(frames)
+    assert read_and_check(tmp_path / "a.mp3", content)[0] == 1152 * len(frames)
 
 
 @pytest.mark.parametrize("between", [b"", ID3V2])
-def test_joined_mp3_files_are_all_read(between: bytes, tmp_path: Path) -> None:
+def test_concatenated_mp3_files_are_read_to_the_end(between: bytes, tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
-    read, heard = read_and_heard(tmp_path / "a.mp3", content + between + content)
+    read, heard = read_and_check(tmp_path / "a.mp3", content + between + content)
     assert read == heard.samples
     assert 2 * SAMPLES <= heard.samples <= 2 * SAMPLES + 8 * 1152  # codecs pad each file
 
 
 def test_a_cut_mp3_that_announces_its_length_is_truncated(tmp_path: Path) -> None:
     content = b"".join(mp3("VARIABLE"))
-    read, heard = read_and_heard(tmp_path / "a.mp3", content[: len(content) // 2])
+    read, heard = read_and_check(tmp_path / "a.mp3", content[: len(content) // 2])
     assert heard.fault == "truncated"
     assert str(read).startswith(f"{tmp_path / 'a.mp3'}: truncated; its header promises {SAMPLES} samples, ")
 
 
-def test_an_mp3_that_announces_too_few_frames_is_read_whole(tmp_path: Path) -> None:
+def test_an_mp3_that_announces_too_few_frames_is_read_to_its_end(tmp_path: Path) -> None:
     frames = mp3("VARIABLE")
     header = bytearray(frames[0])
     at = 4 + (17 if header[3] & 0xC0 == 0xC0 else 32)
@@ -151,7 +151,7 @@ def test_flac_is_read_to_its_end_whatever_it_announces(announced: int, tmp_path:
 
 
 @pytest.mark.parametrize("tag", [bytes(1000), b"APETAGEX" + bytes(range(24)) * 2])
-def test_bytes_after_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: Path) -> None:
+def test_bytes_after_a_flac_are_reported_and_no_sample_is_lost(tag: bytes, tmp_path: Path) -> None:
     require_length(flac(SAMPLES) + tag, SAMPLES, tmp_path / "a.flac")
     assert listen(tmp_path / "a.flac").note == (
         f"the bytes after its {SAMPLES} samples do not decode; they may be a tag"
@@ -159,12 +159,12 @@ def test_bytes_after_a_flac_are_noted_and_cost_no_sample(tag: bytes, tmp_path: P
 
 
 @pytest.mark.parametrize("announced", [0, 40_000, 2**36 - 1])
-def test_a_tag_after_a_flac_of_wrong_length_costs_no_sample(announced: int, tmp_path: Path) -> None:
+def test_no_sample_is_lost_before_a_tag_after_a_flac_of_wrong_length(announced: int, tmp_path: Path) -> None:
     require_length(flac(announced) + ID3V1, SAMPLES, tmp_path / "a.flac")
 
 
 def test_concatenated_flac_files_are_refused(tmp_path: Path) -> None:
-    read, heard = read_and_heard(tmp_path / "a.flac", flac(SAMPLES) * 2)
+    read, heard = read_and_check(tmp_path / "a.flac", flac(SAMPLES) * 2)
     assert heard.fault == "unreadable"
     assert read == (
         f"{tmp_path / 'a.flac'}: several FLAC files in one; join them as `sox a.flac b.flac both.flac` does."
@@ -172,7 +172,7 @@ def test_concatenated_flac_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_cut_flac_of_unknown_length_does_not_decode(tmp_path: Path) -> None:
-    read, heard = read_and_heard(tmp_path / "a.flac", flac(0)[:-1000])
+    read, heard = read_and_check(tmp_path / "a.flac", flac(0)[:-1000])
     assert "not decodable as audio" in str(read)
     assert heard.fault == "unreadable"
 
@@ -190,7 +190,7 @@ LIST = b"LIST" + struct.pack("<I", 100) + bytes(range(100))
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(wav(SIZE + 36, SIZE), id="right"),
+        pytest.param(wav(SIZE + 36, SIZE), id="valid"),
         pytest.param(wav(SIZE + 44, SIZE), id="counts its own header"),
         pytest.param(wav(SIZE + 72, SIZE), id="36 too many"),
         pytest.param(wav(0, SIZE), id="RIFF 0"),
@@ -210,10 +210,10 @@ LIST = b"LIST" + struct.pack("<I", 100) + bytes(range(100))
         pytest.param(wav(SIZE + 144, SIZE, before=LIST), id="chunk before"),
         pytest.param(wav(0xFFFFFFFF, 0xFFFFFFFF, before=LIST), id="unknown, chunk before"),
         pytest.param(wav(0, 0, before=LIST), id="never closed, chunk before"),
-        pytest.param(wav(SIZE + 36, SIZE, after=b"\xff" * 1001), id="junk after"),
+        pytest.param(wav(SIZE + 36, SIZE, after=b"\xff" * 1001), id="other bytes after"),
     ],
 )
-def test_the_data_chunk_or_the_end_of_the_file_ends_a_wav(content: bytes, tmp_path: Path) -> None:
+def test_a_wav_ends_with_its_data_chunk_or_with_the_file(content: bytes, tmp_path: Path) -> None:
     require_length(content, SAMPLES, tmp_path / "a.wav")
     samples = soundfile.read(io.BytesIO(encoded("WAV", "PCM_16")), dtype="int16")[0]
     np.testing.assert_array_equal(read_audio(tmp_path / "a.wav", RATE)[0], samples)
@@ -221,7 +221,7 @@ def test_the_data_chunk_or_the_end_of_the_file_ends_a_wav(content: bytes, tmp_pa
 
 def test_a_wav_without_samples_is_empty_even_with_another_chunk(tmp_path: Path) -> None:
     for after in (b"", LIST):
-        read, heard = read_and_heard(tmp_path / "a.wav", wav(36 + len(after), 0)[:44] + after)
+        read, heard = read_and_check(tmp_path / "a.wav", wav(36 + len(after), 0)[:44] + after)
         assert heard.fault == "empty"
         assert "holds no audio samples" in str(read)
 
@@ -252,7 +252,7 @@ def test_other_formats_of_unknown_size_are_read_to_the_end(
 def test_reading_and_checking_both_report_truncation(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind.lower()}"
     for part in (0.3, 0.99):
-        read, heard = read_and_heard(path, encoded(kind)[: int(part * len(encoded(kind)))])
+        read, heard = read_and_check(path, encoded(kind)[: int(part * len(encoded(kind)))])
         assert heard.fault == "truncated"
         assert read == f"{path}: truncated; {heard.detail}."
 
@@ -265,14 +265,14 @@ def test_all_streams_of_a_chained_ogg_file_are_read(subtype: str, tmp_path: Path
     (tmp_path / "a.ogg").write_bytes(file.getvalue() * 2)
     np.testing.assert_array_equal(read_audio(tmp_path / "a.ogg", 48000), np.hstack([one, one]))
     assert listen(tmp_path / "a.ogg").samples == 2 * SAMPLES
-    part = read_audio(tmp_path / "a.ogg", 48000, segment=(1.0, 1.5))  # across the seam
+    part = read_audio(tmp_path / "a.ogg", 48000, segment=(1.0, 1.5))  # across the boundary
     np.testing.assert_array_equal(part, np.hstack([one, one])[:, 48000:72000])
 
 
 def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> None:
     other = io.BytesIO()
     soundfile.write(other, NOISE, 22050, format="OGG", subtype="VORBIS")
-    read, heard = read_and_heard(tmp_path / "a.ogg", encoded("OGG", "VORBIS") + other.getvalue())
+    read, heard = read_and_check(tmp_path / "a.ogg", encoded("OGG", "VORBIS") + other.getvalue())
     assert "consists of streams that differ in sample rate or channels" in str(read)
     assert heard.fault == "unreadable"
 
@@ -282,7 +282,7 @@ def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> N
     [
         ("wav", lambda: encoded("WAV", "PCM_16")),
         ("wav", lambda: wav(0, 0)),
-        ("wav", lambda: encoded("WAV", "GSM610")),  # which libsndfile cannot seek in
+        ("wav", lambda: encoded("WAV", "GSM610")),  # libsndfile cannot seek in these
         ("wav", lambda: encoded("WAV", "MS_ADPCM")),
         ("flac", lambda: flac(SAMPLES)),
         ("flac", lambda: flac(0)),
@@ -292,7 +292,7 @@ def test_streams_of_different_rates_in_one_file_are_refused(tmp_path: Path) -> N
         ("mp3", lambda: b"".join(mp3("VARIABLE")[1:])),
     ],
 )
-def test_a_segment_equals_that_part_of_the_whole(
+def test_a_segment_equals_that_part_of_the_complete_sound(
     suffix: str, make: Callable[[], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -306,7 +306,7 @@ def test_a_segment_equals_that_part_of_the_whole(
         read_audio(path, RATE, segment=(5.0, 6.0))
 
 
-def test_a_segment_of_24_bit_paf_equals_that_part_of_the_whole(tmp_path: Path) -> None:
+def test_a_segment_of_24_bit_paf_equals_that_part_of_the_complete_sound(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.paf", NOISE.reshape(-1, 3), RATE, format="PAF", subtype="PCM_24")
     whole = read_audio(tmp_path / "a.paf", RATE)
     for first in (10, 601, 12_345):
@@ -315,7 +315,7 @@ def test_a_segment_of_24_bit_paf_equals_that_part_of_the_whole(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("peak", [1.5, 4.0, -7.9])
-def test_a_float_file_may_overshoot(peak: float, tmp_path: Path) -> None:
+def test_a_float_file_may_slightly_exceed_full_scale(peak: float, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.0, 0.1, peak]), RATE, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav", RATE)[0, 2], 32768 * peak)
     assert listen(tmp_path / "a.wav").fault is None
@@ -325,7 +325,7 @@ def test_a_float_file_may_overshoot(peak: float, tmp_path: Path) -> None:
 def test_a_float_file_in_16_bit_units_is_refused(subtype: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.sound"
     soundfile.write(path, np.array([0.0, 5.0, -20000.0]), RATE, subtype=subtype, format=kind)
-    read, heard = read_and_heard(path, path.read_bytes())
+    read, heard = read_and_check(path, path.read_bytes())
     assert read == (
         f"{path}: has a peak of 2e+04 where full scale is 1, so it must be in another unit; scale it to "
         "-1..1 (16-bit units: divide by 32768)."
@@ -358,7 +358,7 @@ def test_a_placeholder_for_a_sound_is_named(suffix: str, content: bytes, tmp_pat
     path = tmp_path / f"a.{suffix}"
     known = PLACEHOLDERS.get(content)
     expected = "not decodable as audio" if known is None else f"is {known}"
-    read, heard = read_and_heard(path, content)
+    read, heard = read_and_check(path, content)
     assert str(read).startswith(f"{path}: {expected}")
     assert heard.fault == ("unreadable" if content else "empty")
 
@@ -373,7 +373,7 @@ def test_a_placeholder_for_an_image_is_named(content: bytes, tmp_path: Path) -> 
         assert str(caught.value) == f"a.jpg: is {PLACEHOLDERS[content]}"
 
 
-def test_a_failing_disk_does_not_end_a_sound() -> None:
+def test_a_failing_disk_is_not_taken_for_the_end_of_a_sound() -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if 20_000 < self.tell() < len(self.getvalue()) - 128:  # where a tag may be
@@ -393,13 +393,13 @@ def test_content_is_read_from_its_start_at_any_position() -> None:
     assert read_audio(content, RATE).shape[1] == SAMPLES
 
 
-def test_bytes_after_the_samples_that_are_not_a_chunk_are_noted(tmp_path: Path) -> None:
+def test_bytes_after_the_samples_that_are_not_a_chunk_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     # A recorder killed after it had updated its header.
-    read, heard = read_and_heard(path, wav(SIZE + 36, SIZE // 2))
+    read, heard = read_and_check(path, wav(SIZE + 36, SIZE // 2))
     assert (read, heard.fault) == (SAMPLES // 2, None)
     assert heard.note == f"its header promises {SIZE // 2} bytes of samples, and {SIZE // 2} follow them"
-    assert not read_and_heard(path, wav(SIZE + 36 + len(LIST), SIZE, after=LIST))[1].note
+    assert not read_and_check(path, wav(SIZE + 36 + len(LIST), SIZE, after=LIST))[1].note
 
 
 def test_a_failing_file_system_is_not_reported_as_damage(

@@ -24,7 +24,7 @@ BEST = "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
 
 @pytest.fixture(scope="module")
 def arguments() -> dict[str, Any]:
-    """Arguments as in a protocol."""
+    """Return arguments as in a protocol."""
     plain: dict[str, Any] = json.loads(json.dumps(SMALL_AUDIOCLIP))
     return {**plain, "pretrained": True, "assets": "/nowhere", "hop_length": 120}
 
@@ -36,7 +36,7 @@ def trained(arguments: dict[str, Any]) -> AudioCLIP:
 
 @pytest.fixture(scope="module")
 def save(arguments: dict[str, Any], trained: AudioCLIP) -> Callable[..., None]:
-    """Saves the model as the trainer does, described by its arguments with changes."""
+    """Return a function that saves the model as the trainer does, described with changed arguments."""
 
     def save(path: Path, **changes: Any) -> None:
         described = {"class": PATH, "args": {**arguments, **changes}}
@@ -154,7 +154,7 @@ def test_a_loaded_model_is_saved_with_its_arguments(
     assert is_same(AudioCLIP.from_pretrained(tmp_path / "hub"), trained)
 
 
-def test_for_another_class_the_message_says_what_to_call(tmp_path: Path) -> None:
+def test_weights_of_another_class_get_a_message_that_says_what_to_call(tmp_path: Path) -> None:
     from model.esresnet import ESResNeXt
 
     args = {"n_fft": 256, "hop_length": 100, "win_length": 200, "num_classes": 4, "pretrained": False}
@@ -166,14 +166,14 @@ def test_for_another_class_the_message_says_what_to_call(tmp_path: Path) -> None
     message, _, call = str(caught.value).partition(" Build that: ")
     assert message == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
     names: dict[str, Any] = {}
-    exec(call, names)  # the message must be right
+    exec(call, names)  # the advice in the message must work
     assert not names["model"].training and names["model"].hop_length == 100
     assert all(
         torch.equal(value, tower.state_dict()[key]) for key, value in names["model"].state_dict().items()
     )
 
 
-def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> None:
+def test_weights_of_a_foreign_class_get_a_message_that_says_where_the_class_is(tmp_path: Path) -> None:
     write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
     with pytest.raises(
@@ -194,14 +194,14 @@ def test_for_a_foreign_class_the_message_says_where_it_is(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_a_wrong_protocol_beside_the_weights_is_named(text: str, message: str, tmp_path: Path) -> None:
+def test_an_invalid_protocol_next_to_the_weights_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "protocol.json").write_text(text)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
     with pytest.raises(WeightsError, match=message):
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
 
 
-def test_a_crafted_description_reads_no_other_file(tmp_path: Path) -> None:
+def test_a_crafted_description_cannot_make_another_file_be_read(tmp_path: Path) -> None:
     described = {"class": PATH, "args": {"pretrained": "/etc/passwd", "assets": "/etc"}}
     checkpoint_files.save_weights(tmp_path / "best.pt", {"weight": torch.zeros(1)}, built_from=described)
     found = built_from(tmp_path / "best.pt")
@@ -218,7 +218,7 @@ def test_without_a_description_the_message_asks_for_the_arguments(
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
 
 
-def other_values(caught: pytest.LogCaptureFixture) -> list[str]:
+def argument_warnings(caught: pytest.LogCaptureFixture) -> list[str]:
     """Return the warnings about arguments that differ from training."""
     found = [record.getMessage() for record in caught.records if record.name == "model.weights.built_from"]
     caught.clear()
@@ -232,33 +232,33 @@ def best(save: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) ->
     return path
 
 
-def test_an_argument_that_differs_from_training_is_a_warning(
+def test_an_argument_that_differs_from_training_causes_a_warning(
     arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {**arguments, "assets": None, "pretrained": best}
     AudioCLIP(**given)
-    assert other_values(caplog) == []
+    assert argument_warnings(caplog) == []
     AudioCLIP(**{**given, "vision_layers": tuple(arguments["vision_layers"]), "multilabel": False})
-    assert other_values(caplog) == []
+    assert argument_warnings(caplog) == []
     AudioCLIP(**{**given, "hop_length": 90, "normalized": False, "transformer_heads": 4})
-    assert other_values(caplog) == [
+    assert argument_warnings(caplog) == [
         f"{best} was trained with other arguments: transformer_heads is 4, but was 2; hop_length is 90, but "
         "was 120; normalized is False, but was True. Pass transformer_heads=2, hop_length=120, "
         "normalized=True (in a protocol, under Model.args), unless you intend the change."
     ]
     AudioCLIP.from_pretrained(best, spec_height=64)
-    assert [text.partition(". Pass")[0] for text in other_values(caplog)] == [
+    assert [text.partition(". Pass")[0] for text in argument_warnings(caplog)] == [
         f"{best} was trained with other arguments: spec_height is 64, but was -1"
     ]
 
 
-def test_for_one_part_only_its_arguments_are_compared(
+def test_if_weights_are_for_one_tower_only_its_arguments_are_compared(
     arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {**arguments, "assets": None, "hop_length": 90, "transformer_heads": 4}
     for part, name in (("clip", "transformer_heads"), ("audio", "hop_length")):
         AudioCLIP(**{**given, "pretrained": {part: best}})
-        (text,) = other_values(caplog)
+        (text,) = argument_warnings(caplog)
         assert f"arguments: {name} is" in text and ";" not in text
 
 
@@ -266,12 +266,12 @@ def test_a_separate_audio_tower_is_compared_too(best: Path, caplog: pytest.LogCa
     from model.esresnet import ESResNeXt
 
     ESResNeXt(n_fft=256, hop_length=90, win_length=200, num_classes=16, pretrained=best)
-    assert ["hop_length is 90, but was 120" in text for text in other_values(caplog)] == [True]
+    assert ["hop_length is 90, but was 120" in text for text in argument_warnings(caplog)] == [True]
 
 
-def test_arguments_that_do_not_fit_are_named_before_the_weights_are_refused(
+def test_differing_arguments_are_named_before_the_weights_are_refused(
     arguments: dict[str, Any], best: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(WeightsError, match="misshapen"):
         AudioCLIP(**{**arguments, "assets": None, "transformer_width": 64, "pretrained": best})
-    assert ["transformer_width is 64, but was 32" in text for text in other_values(caplog)] == [True]
+    assert ["transformer_width is 64, but was 32" in text for text in argument_warnings(caplog)] == [True]

@@ -1,4 +1,4 @@
-"""Fetching from an unreliable server: the right file or a clear error."""
+"""Fetching from an unreliable server yields the correct file or a clear error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 @pytest.fixture
 def file(web: Web, monkeypatch: pytest.MonkeyPatch) -> RemoteFile:
-    """A published file of 500,000 bytes, served correctly unless a test says otherwise."""
+    """Serve a published file of 500,000 bytes, correctly unless a test says otherwise."""
     monkeypatch.delenv("AUDIOCLIP_MIRROR")
     web.files["v1/weights.pt"] = CONTENT
     return RemoteFile("weights.pt", f"{web.url}/v1/weights.pt", len(CONTENT), SHA256)
@@ -93,7 +93,7 @@ def test_a_fetch_is_announced_with_a_bar_on_terminals_only(
     [
         *[([word, word], 3) for word in ("cut 200000", "500", "503", "429")],
         (["drop"], 2),
-        (["cut 70000"] * 7, 8),  # any number of breaks is fine while new bytes arrive
+        (["cut 70000"] * 7, 8),  # any number of interruptions is accepted while new bytes arrive
         (["cut 200000", "strange"], 2),
         (["open"], 1),
     ],
@@ -117,7 +117,7 @@ def test_a_broken_transfer_continues_where_it_stopped(web: Web, file: RemoteFile
     assert starts[2] > 250_000
 
 
-def test_pauses_double_and_attempts_end(
+def test_pauses_double_and_the_number_of_attempts_is_limited(
     web: Web, file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -148,7 +148,7 @@ def test_without_range_support_the_download_starts_over(web: Web, file: RemoteFi
     assert ranges(web)[1].startswith("bytes=")
     target.unlink()
     web.script[:] = ["cut 200000"] * 9
-    fails(file, target, "could not be fetched")  # it ends although bytes arrive each time
+    fails(file, target, "could not be fetched")  # fetching ends although new bytes arrive each time
 
 
 def test_a_file_without_a_hash_always_starts_over(web: Web, tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_md5_digests_are_checked(web: Web, file: RemoteFile, target: Path) -> No
 def test_a_file_of_another_size_is_not_downloaded(web: Web, file: RemoteFile, target: Path) -> None:
     web.files["v1/weights.pt"] = b"<html>Log in to the hotel's network</html>"
     fails(file, target, "the server's file has 42 bytes instead of 500000")
-    web.script[:] = ["open"] * 9  # unannounced
+    web.script[:] = ["open"] * 9  # the length is not announced
     fails(file, target, "received 42 bytes instead of 500000")
     web.files["v1/weights.pt"] = CONTENT + b"more"
     web.script[:] = ["open"] * 9
@@ -199,7 +199,7 @@ def test_a_file_of_another_size_is_not_downloaded(web: Web, file: RemoteFile, ta
 
 
 @pytest.mark.parametrize("status", ["404", "403"])
-def test_a_refusal_is_final(status: str, web: Web, file: RemoteFile, target: Path) -> None:
+def test_a_refused_request_is_not_repeated(status: str, web: Web, file: RemoteFile, target: Path) -> None:
     web.script[:] = [status]
     fails(file, target, f"the server answers {status}")
     assert len(ranges(web)) == 1
@@ -216,7 +216,7 @@ def test_an_existing_file_of_another_size_is_an_error_and_stays(
     assert ranges(web) == []
 
 
-def test_being_offline_is_reported_soon(file: RemoteFile, target: Path) -> None:
+def test_being_offline_is_reported_quickly(file: RemoteFile, target: Path) -> None:
     unreachable = RemoteFile(file.name, "http://127.0.0.1:9/weights.pt", file.size_bytes, file.digest)
     began = time.monotonic()
     fails(unreachable, target, "could not be fetched: [Errno 111] Connection refused. Put the file there by")
@@ -269,7 +269,7 @@ fetch(RemoteFile("weights.pt", url, int(size), digest), Path(target))
 
 @pytest.fixture
 def start(file: RemoteFile, target: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Start a process that fetches the file."""
+    """Return a function that starts a process which fetches the file."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
@@ -297,7 +297,7 @@ def test_concurrent_processes_fetch_once(
 def test_a_killed_process_leaves_neither_lock_nor_file(
     web: Web, file: RemoteFile, target: Path, start: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
-    web.script[:] = ["cut 300000"] + ["503"] * 2  # so the first process is killed in a pause
+    web.script[:] = ["cut 300000"] + ["503"] * 2  # so that the first process is killed in a pause
     process = start()
     partial = target.with_name("weights.pt.partial")
     deadline = time.monotonic() + 20
@@ -327,7 +327,7 @@ def test_a_full_disk_is_an_error_and_the_partial_file_stays(
     assert len(ranges(web)) == 1
 
 
-def test_a_small_disk_is_noticed_before_the_transfer(
+def test_a_lack_of_disk_space_is_found_before_the_transfer(
     file: RemoteFile, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))

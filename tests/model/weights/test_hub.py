@@ -1,4 +1,4 @@
-"""Models in the hub's layout: saved, loaded, fetched from a server on this machine."""
+"""Models in the hub's layout are saved, loaded, and fetched from a server on this machine."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ def saved(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_a_saved_model_comes_back_in_eval_mode(small_model: AudioCLIP, saved: Path) -> None:
+def test_a_saved_model_is_loaded_in_eval_mode(small_model: AudioCLIP, saved: Path) -> None:
     loaded = AudioCLIP.from_pretrained(saved)
     assert not loaded.training
     expected, found = small_model.state_dict(), loaded.state_dict()
@@ -32,7 +32,7 @@ def test_a_saved_model_comes_back_in_eval_mode(small_model: AudioCLIP, saved: Pa
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-def test_the_config_has_the_network_and_no_other_weights(saved: Path) -> None:
+def test_the_config_describes_the_network_and_names_no_other_weights(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     assert config["embed_dim"] == 16 and config["vision_layers"] == [1, 1, 1, 1]
     assert not {"pretrained", "assets"} & config.keys()
@@ -46,7 +46,7 @@ def test_a_config_cannot_make_another_file_be_read(saved: Path, tmp_path: Path) 
     assert AudioCLIP.from_pretrained(tmp_path).weights_files == ()
 
 
-def test_missing_tensor_is_an_error_that_names_it(saved: Path, tmp_path: Path) -> None:
+def test_a_missing_tensor_is_named_in_the_error(saved: Path, tmp_path: Path) -> None:
     state = load_file(saved / "model.safetensors")
     del state["audio.fc.bias"]
     save_file(state, tmp_path / "model.safetensors")
@@ -82,7 +82,7 @@ def test_an_invalid_config_is_named(saved: Path, tmp_path: Path) -> None:
 
 
 class _Hub(SimpleHTTPRequestHandler):
-    """The part of a hub that serves files: `/owner/name/resolve/revision/file`."""
+    """Serves files as a hub does: `/owner/name/resolve/revision/file`."""
 
     def translate_path(self, path: str) -> str:
         return str(Path(self.directory) / path.rpartition("/")[2])
@@ -116,7 +116,7 @@ def test_a_repository_is_fetched_from_a_hub(small_model: AudioCLIP, tmp_path: Pa
     assert torch.equal(loaded.audio.fc.weight, small_model.audio.fc.weight)
 
 
-def test_a_missing_repository_says_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_repository_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match="someone/absent: no such folder, and not in the cache of the Hugging Face Hub"
     ) as error:

@@ -1,4 +1,4 @@
-"""Initial weights of the audio tower: from ImageNet, a tower or a whole model."""
+"""Initial weights of the audio tower: from ImageNet, another tower or a complete model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUDIO: dict[str, Any] = {"n_fft": 256, "hop_length": 100, "win_length": 200}
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Tensor]:
-    """A state dict like torchvision's, with other values."""
+    """Make a state dict like torchvision's, with other values."""
     torch.manual_seed(3)
     state: dict[str, Tensor] = resnext50_32x4d(weights=None).state_dict()
     return state
@@ -55,18 +55,20 @@ def check_backbone(started: ESResNeXt, random: ESResNeXt, published: dict[str, T
         expected = published[name] if name in taken else random.state_dict()[name]
         assert torch.equal(value, expected), name
         taken.discard(name)
-    assert not taken, "every tensor of the backbone has its place"
+    assert not taken, "every tensor of the backbone is loaded"
 
 
 def test_imagenet_weights_fill_the_backbone_and_nothing_else(
     assets: Path, published: dict[str, Tensor]
 ) -> None:
-    started = tower(pretrained="imagenet", assets=assets)  # with a head of the same size, which is not loaded
+    started = tower(pretrained="imagenet", assets=assets)  # the head has the same size, but is not loaded
     check_backbone(started, tower(), published)
     assert started.weights_files == (assets / "resnext50_32x4d-7cdf4587.pth",)
 
 
-def test_the_audio_tower_of_an_audioclip_starts_there_too(assets: Path, published: dict[str, Tensor]) -> None:
+def test_the_audio_tower_of_an_audioclip_can_start_from_imagenet_weights(
+    assets: Path, published: dict[str, Tensor]
+) -> None:
     models = []
     for pretrained in (False, {"audio": "imagenet"}):
         torch.manual_seed(0)
@@ -76,7 +78,7 @@ def test_the_audio_tower_of_an_audioclip_starts_there_too(assets: Path, publishe
     assert torch.equal(started.state_dict()["text_projection"], random.state_dict()["text_projection"])
 
 
-def test_offline_the_error_says_what_to_put_where(tmp_path: Path) -> None:
+def test_offline_the_error_says_which_file_to_put_where(tmp_path: Path) -> None:
     url = "https://download.pytorch.org/models/resnext50_32x4d-7cdf4587.pth"
     with pytest.raises(WeightsError) as caught:
         tower(pretrained="imagenet", assets=tmp_path)
@@ -111,7 +113,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, published: dict[st
         tower(pretrained="imagenet", assets=tmp_path)
 
 
-def test_a_tower_starts_from_the_file_of_a_whole_model(tmp_path: Path) -> None:
+def test_a_tower_can_start_from_the_file_of_a_complete_model(tmp_path: Path) -> None:
     torch.manual_seed(1)
     whole = AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False)
     torch.save(whole.state_dict(), tmp_path / "whole.pt")

@@ -1,4 +1,4 @@
-"""Reading and loading weights, and rejecting wrong ones."""
+"""Weights are read and loaded, and unsuitable ones are refused."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def save_torchscript(path: Path) -> None:
         torch.jit.script(module).save(path)
 
 
-def know(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Add a TorchScript archive to the known ones."""
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr("model.weights.files.KNOWN_ARCHIVES", frozenset({sha256}))
@@ -58,7 +58,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 def test_the_known_archives_are_openais() -> None:
-    """open_clip has their addresses, which contain the sha256."""
+    """The addresses in open_clip contain the sha256 of each archive."""
     from open_clip.pretrained import _PRETRAINED
 
     urls = {tags["openai"]["url"] for tags in _PRETRAINED.values() if "url" in tags.get("openai", {})}
@@ -70,7 +70,7 @@ def test_the_known_archives_are_openais() -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_file_loads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITERS[name](tmp_path / name)
-    know(tmp_path / name, monkeypatch)
+    make_known(tmp_path / name, monkeypatch)
     module = network()
     report = load_weights(module, read_state_dict(tmp_path / name), source=name)
     assert len(report.loaded) == 7
@@ -188,7 +188,9 @@ def test_a_pointer_in_place_of_a_released_file_is_named(tmp_path: Path) -> None:
 def test_prefixes_of_wrappers_are_removed(names: list[str], expected: set[str]) -> None:
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, expected, source="x.pt")) == expected
-    assert set(rename_to_fit(state, set(), source="x.pt")) == expected  # another model: for the message
+    assert (
+        set(rename_to_fit(state, set(), source="x.pt")) == expected
+    )  # names are also shortened for the message about another model
 
 
 def test_non_finite_weights_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -203,17 +205,21 @@ def test_non_finite_weights_cause_a_warning(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("names", "known", "expected"),
     [
-        (["model.a", "b"], {"model.a", "b"}, {"model.a", "b"}),  # an entry of that name, not a wrapper
+        (
+            ["model.a", "b"],
+            {"model.a", "b"},
+            {"model.a", "b"},
+        ),  # "model" is a module of the network, not a wrapper
         (["model.audio.a", "model.b", "loss.weight"], {"audio.a", "b"}, {"audio.a", "b", "loss.weight"}),
         (["a", "b", "model.a"], {"a", "b"}, {"a", "b", "model.a"}),
         (["net.module.a", "net.module.b", "step"], {"a", "b"}, {"a", "b", "step"}),
         (["_forward_module.network.a", "_forward_module.network.b"], {"a", "b"}, {"a", "b"}),
     ],
 )
-def test_prefixes_are_removed_beside_entries_without_them(
+def test_prefixes_are_removed_even_if_other_entries_have_none(
     names: list[str], known: set[str], expected: set[str]
 ) -> None:
-    """Lightning's modules have further entries, of losses and metrics."""
+    """Lightning modules have further entries for losses and metrics."""
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, known, source="x.pt")) == expected
 
@@ -233,7 +239,7 @@ class Foreign(nn.Module):
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.model.model."])
-def test_a_modules_own_names_stay_even_if_they_look_like_wrappers(
+def test_names_in_a_module_are_kept_even_if_they_look_like_wrappers(
     prefix: str, compiled: bool, tmp_path: Path
 ) -> None:
     saved, module = Foreign(compiled=compiled), Foreign(compiled=compiled)
@@ -256,7 +262,7 @@ def test_a_wrapper_prefix_and_an_equal_own_name_can_coexist() -> None:
     }
 
 
-def test_two_entries_of_one_name_are_an_error() -> None:
+def test_two_entries_for_one_name_are_an_error() -> None:
     state = {"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}
     with pytest.raises(WeightsError, match=r'x\.pt: two of its entries are "a\.b" without their wrappers'):
         load_weights(network(), state, source="x.pt")
@@ -399,7 +405,7 @@ def test_weights_of_another_model_are_refused_in_a_few_lines(small_model: AudioC
     assert all(len(line) < 300 and "... and" in line for line in lines[1:])
 
 
-def test_a_model_comes_back_from_its_file_in_eval_mode(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_a_model_is_loaded_from_its_file_in_eval_mode(small_model: AudioCLIP, tmp_path: Path) -> None:
     torch.save({f"module.{k}": v for k, v in small_model.state_dict().items()}, tmp_path / "model.pt")
     loaded = AudioCLIP.from_pretrained(tmp_path / "model.pt", device="cpu", **SMALL_AUDIOCLIP)
     assert not any(module.training for module in loaded.modules())
@@ -410,7 +416,7 @@ def test_a_model_comes_back_from_its_file_in_eval_mode(small_model: AudioCLIP, t
     assert built.training
 
 
-def test_pretrained_true_is_clip_and_the_audio_classifier(
+def test_pretrained_true_loads_clip_and_the_audio_classifier(
     small_model: AudioCLIP, tmp_path: Path, take_for_released: Callable[[Path], None]
 ) -> None:
     state = small_model.state_dict()

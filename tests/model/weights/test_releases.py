@@ -33,7 +33,7 @@ def test_released_files_are_described() -> None:
 
 
 @pytest.mark.parametrize("name", ["CLIP", "CLIP.pt"])
-def test_offline_the_error_says_what_to_put_where(name: str, tmp_path: Path) -> None:
+def test_offline_the_error_says_which_file_to_put_where(name: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="Connection refused") as caught:
         find_weights(name, assets=tmp_path)
     message = str(caught.value)
@@ -135,7 +135,7 @@ def test_a_missing_released_file_is_fetched(
     assert not found.exists()
 
 
-def test_files_with_name_and_size_of_a_release_have_a_known_hash(tmp_path: Path) -> None:
+def test_files_with_the_name_and_size_of_a_release_have_a_known_hash(tmp_path: Path) -> None:
     release, other = tmp_path / "ESRNXFBSP.pt", tmp_path / "CLIP.pt"
     for path in (release, other):
         with path.open("wb") as file:

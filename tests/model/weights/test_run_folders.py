@@ -24,7 +24,7 @@ def run(folder: Path, *, finished: str, best: list[str], last: str | None = None
     return folder
 
 
-def test_the_newest_finished_run_counts(tmp_path: Path) -> None:
+def test_the_newest_finished_run_is_used(tmp_path: Path) -> None:
     run(tmp_path / "c", finished="2026-01-01T00:00:00+00:00", best=["old.pt"])
     newest = run(
         tmp_path / "a", finished="2026-03-01T00:00:00+00:00", best=["mAP.pt", "other.pt"], last="l.pt"
@@ -36,7 +36,7 @@ def test_the_newest_finished_run_counts(tmp_path: Path) -> None:
     assert find_weights(tmp_path / "b") == tmp_path / "b/checkpoints/between.pt"
 
 
-def test_without_best_checkpoints_the_last_one_counts(tmp_path: Path) -> None:
+def test_without_best_checkpoints_the_last_one_is_used(tmp_path: Path) -> None:
     run(tmp_path / "a", finished="2026-01-01T00:00:00+00:00", best=[], last="last_epoch-3.pt")
     assert find_weights(str(tmp_path)) == tmp_path / "a/checkpoints/last_epoch-3.pt"
 
