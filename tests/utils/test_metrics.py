@@ -1,4 +1,4 @@
-"""Metrics of a protocol, ignite's and ours, through the trainer and against their definitions by hand."""
+"""Metrics of a protocol, ignite's and ours, equal their definitions, in a run and by hand."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ignite_trainer.support.errors import RunFailed
 from utils.metrics import MacroAccuracy, MeanAveragePrecision
 
 
-def held_out(root: Path, kind: str, *, several: bool = False, **args: Any) -> tuple[float, Predictions]:
-    """A metric's value on the toy points, evaluated in batches of 8, and the scores it was computed from."""
+def evaluate(root: Path, kind: str, *, several: bool = False, **args: Any) -> tuple[float, Predictions]:
+    """Evaluate a metric on the toy points, in batches of 8; return the value and the predictions."""
     line = {"line_label": "measured", "class": kind, "args": args}
     result = run_toy(
         root,
@@ -35,7 +35,7 @@ def held_out(root: Path, kind: str, *, several: bool = False, **args: Any) -> tu
 
 
 def average_precision(scores: list[float], targets: list[bool]) -> float:
-    """Precision at each positive of the ranking, their mean; no two scores are equal."""
+    """Compute the mean of the precisions at each positive of a ranking without ties."""
     ranked = [target for _, target in sorted(zip(scores, targets, strict=True), reverse=True)]
     precisions = [sum(ranked[:rank]) / rank for rank in range(1, len(ranked) + 1) if ranked[rank - 1]]
     return sum(precisions) / len(precisions)
@@ -48,18 +48,18 @@ def computed(metric: ignite.metrics.Metric, *batches: tuple[Any, Any]) -> float:
     return float(metric.compute())
 
 
-# Through the trainer
+# In a run
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-def test_top_k_accuracy_is_ignites(tmp_path: Path, k: int) -> None:
-    value, said = held_out(tmp_path, "ignite.metrics.TopKCategoricalAccuracy", k=k)
+def test_top_k_accuracy_counts_labels_among_the_k_highest_scores(tmp_path: Path, k: int) -> None:
+    value, said = evaluate(tmp_path, "ignite.metrics.TopKCategoricalAccuracy", k=k)
     best = np.argsort(-said.scores, axis=1)[:, :k]
     assert value == pytest.approx(np.take_along_axis(said.targets, best, axis=1).any(axis=1).mean())
 
 
-def test_mean_average_precision_is_over_the_classes_that_a_sample_has(tmp_path: Path) -> None:
-    value, said = held_out(tmp_path, "utils.metrics.MeanAveragePrecision", several=True)
+def test_mean_average_precision_averages_over_the_classes_that_samples_have(tmp_path: Path) -> None:
+    value, said = evaluate(tmp_path, "utils.metrics.MeanAveragePrecision", several=True)
     assert said.targets.any(axis=0).tolist() == [True, True, True, False]
     assert said.targets.sum(axis=1).max() == 2
     expected = [average_precision(said.scores[:, c].tolist(), said.targets[:, c].tolist()) for c in (0, 1, 2)]
@@ -67,14 +67,14 @@ def test_mean_average_precision_is_over_the_classes_that_a_sample_has(tmp_path: 
     assert 0.4 < value < 1.0
 
 
-def test_of_single_labels_mean_average_precision_takes_each_class_against_the_rest(tmp_path: Path) -> None:
-    value, said = held_out(tmp_path, "utils.metrics.MeanAveragePrecision")
+def test_for_single_labels_mean_average_precision_ranks_each_class_against_the_rest(tmp_path: Path) -> None:
+    value, said = evaluate(tmp_path, "utils.metrics.MeanAveragePrecision")
     expected = [average_precision(said.scores[:, c].tolist(), said.targets[:, c].tolist()) for c in (0, 1, 2)]
     assert value == pytest.approx(np.mean(expected))
 
 
-def test_macro_accuracy_is_the_mean_over_the_classes_that_a_sample_has(tmp_path: Path) -> None:
-    value, said = held_out(tmp_path, "utils.metrics.MacroAccuracy")
+def test_macro_accuracy_averages_over_the_classes_that_samples_have(tmp_path: Path) -> None:
+    value, said = evaluate(tmp_path, "utils.metrics.MacroAccuracy")
     expected = [said.correct[said.targets[:, c]].mean() for c in (0, 1, 2)]
     assert value == pytest.approx(np.mean(expected))
     assert 0.4 < value < 1.0
@@ -82,7 +82,7 @@ def test_macro_accuracy_is_the_mean_over_the_classes_that_a_sample_has(tmp_path:
 
 def test_macro_accuracy_refuses_several_labels(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"MacroAccuracy takes one class per sample, targets \[N\]"):
-        held_out(tmp_path, "utils.metrics.MacroAccuracy", several=True)
+        evaluate(tmp_path, "utils.metrics.MacroAccuracy", several=True)
 
 
 # By hand
@@ -93,11 +93,11 @@ def test_average_precision_by_hand_over_two_batches() -> None:
         ([[0.9, 0.1, 0.5], [0.8, 0.7, 0.5]], [[1, 0, 0], [0, 1, 0]]),
         ([[0.7, 0.6, 0.5], [0.6, 0.5, 0.5]], [[1, 0, 0], [0, 1, 0]]),
     )
-    # Positives of the classes 0 and 1 stand at ranks 1 and 3; class 2 has none and does not count.
+    # The positives of classes 0 and 1 have ranks 1 and 3; class 2 has none and does not count.
     assert computed(MeanAveragePrecision(), *batches) == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
-def test_samples_of_equal_score_share_a_threshold() -> None:
+def test_samples_with_equal_scores_share_a_threshold() -> None:
     scores, targets = [[0.5, 0.0], [0.5, 0.0], [0.5, 0.0], [0.1, 0.0]], [[1, 1], [0, 0], [0, 0], [1, 1]]
     # Class 0: recall 1/2 at precision 1/3, then recall 1 at 2/4. Class 1: recall 1 at 2/4.
     expected = ((1 / 2 * 1 / 3 + 1 / 2 * 2 / 4) + 2 / 4) / 2
@@ -106,7 +106,7 @@ def test_samples_of_equal_score_share_a_threshold() -> None:
         assert computed(MeanAveragePrecision(), batch) == pytest.approx(expected)
 
 
-def test_a_single_class_and_no_class_at_all() -> None:
+def test_average_precision_of_one_class_and_without_positives() -> None:
     scores = [[0.9], [0.2], [0.4]]
     assert computed(MeanAveragePrecision(), (scores, [[0], [0], [1]])) == pytest.approx(1 / 2)
     assert math.isnan(computed(MeanAveragePrecision(), (scores, [[0], [0], [0]])))
@@ -119,7 +119,7 @@ def test_macro_accuracy_by_hand_over_two_batches() -> None:
         (one_hot[predicted[:4]].tolist(), targets[:4]),
         (one_hot[predicted[4:]].tolist(), targets[4:]),
     )
-    # Class 0: three of four. Class 2: one of two. No sample is of class 1 or 3, though 3 was said.
+    # Class 0: three of four. Class 2: one of two. No sample has class 1 or 3, though 3 is predicted.
     assert computed(MacroAccuracy(), *batches) == pytest.approx((3 / 4 + 1 / 2) / 2)
-    # ignite counts both of these as 0.
+    # ignite counts classes 1 and 3 as 0.
     assert computed(ignite.metrics.Recall(average="macro"), *batches) == pytest.approx((3 / 4 + 1 / 2) / 4)

@@ -1,4 +1,4 @@
-"""The bare backbone: its protocols and its step."""
+"""The bare backbone: protocols and steps."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_step_uses_the_same_images() -> None:
     assert model.network.conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_data_set_takes_no_time_and_fills_any_batch() -> None:
+def test_the_data_set_computes_nothing_and_fills_any_batch() -> None:
     data = ClassNumbers(train=False)
     assert len(data) == 16384
     assert data[1001] == NumberSample(1)

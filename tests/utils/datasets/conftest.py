@@ -1,4 +1,4 @@
-"""Small data sets for the tests, and a cache folder of their own."""
+"""Fixtures: small data sets, and a full disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of eight sounds, 0.wav to 7.wav: a second of noise at 8 kHz."""
+    """Write eight sounds, 0.wav to 7.wav, each a second of noise at 8 kHz."""
     for i in range(8):
         samples = np.random.default_rng(i).integers(-9999, 9999, 8000).astype(np.int16)
         _write_wav(tmp_path / f"{i}.wav", samples, 8000)
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def esc50(tmp_path: Path) -> Path:
-    """A root of 5 folds x 3 classes with targets 0, 4 and 11; clip i is 100 + i samples of 16-bit noise."""
+    """Write 5 folds x 3 classes with targets 0, 4 and 11; clip i is 100 + i samples of 16-bit noise."""
     root = tmp_path / "esc50"
     rows: list[Sequence[object]] = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
     for fold in range(1, 6):
@@ -42,7 +42,7 @@ def esc50(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_us8k(tmp_path: Path) -> Callable[..., Path]:
-    """Write a root of the given clips, `[T]` or `[T, C]`: clip i in fold i + 1, in turns of two classes."""
+    """Return a function that writes clips, `[T]` or `[T, C]`: clip i is in fold i + 1; classes alternate."""
 
     def write(*clips: NDArray[Any], rate: int = 44100, subtype: str = "PCM_16") -> Path:
         root = tmp_path / "us8k"
@@ -62,9 +62,9 @@ def write_us8k(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def full_disk() -> Callable[[], AbstractContextManager[None]]:
-    """A block within which files cannot grow beyond 2,000 bytes.
+    """Return a context manager in which files cannot grow beyond 2,000 bytes.
 
-    A block, not the whole test: what pytest itself writes to a file falls under the limit too.
+    It does not cover the entire test, because the limit also applies to files that pytest writes.
     """
 
     @contextmanager

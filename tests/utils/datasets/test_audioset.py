@@ -30,7 +30,7 @@ SEGMENTS = {
     "balanced_train": {
         "--4gqARaEJE": (0, 10, "/m/0bt9lr,/t/dd00005"),
         "--BfvyPmVMo": (20, 30, "/m/09x0r"),
-        "Y_-U7XJMQWY": (30, 40, "/m/09x0r,/m/0bt9lr"),  # begins with a Y of its own
+        "Y_-U7XJMQWY": (30, 40, "/m/09x0r,/m/0bt9lr"),  # the identifier itself begins with Y
     },
     "unbalanced_train": {"---1_cCGK4M": (0, 10, "/m/07qjznl"), "---2_BBVHAA": (30, 40, "/m/09x0r")},
     "eval": {f"{i:011d}": (10 * i, 10 * i + 10, "/m/0bt9lr") for i in range(5)},
@@ -51,7 +51,7 @@ def picture(path: Path, number: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The tables in their published form, without media."""
+    """Write the tables in their published form, without media."""
     folder = tmp_path / "AudioSet"
     folder.mkdir()
     for name, segments in SEGMENTS.items():
@@ -69,7 +69,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(root: Path) -> Path:
-    """A root with a sound and an image of every segment, numbered from 1."""
+    """Write a sound and an image of every segment, numbered from 1."""
     number = 0
     for name, segments in SEGMENTS.items():
         for video in segments:
@@ -82,7 +82,7 @@ def full(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("train_on", "numbers"), [("balanced", [1, 2, 3]), ("unbalanced", [4, 5]), ("both", [1, 2, 3, 4, 5])]
 )
-def test_it_trains_on_balanced_unbalanced_or_both_and_evaluates_on_eval(
+def test_audioset_trains_on_balanced_unbalanced_or_both_and_evaluates_on_eval(
     full: Path, train_on: Any, numbers: list[int]
 ) -> None:
     train, test = (AudioSet(full, RATE, train=train, train_on=train_on) for train in (True, False))
@@ -120,7 +120,7 @@ def test_sounds_are_found_by_every_usual_name(root: Path, name: str, video: str)
     "name",
     [
         "{video}/{n}.jpg",
-        "frames/Y{video}/frame_{n:05d}.jpg",  # a name as long as a video's
+        "frames/Y{video}/frame_{n:05d}.jpg",  # as long as the identifier of a video
         "frames/{video}_30_40/{n:03d}.png",
         "{video}_{n}.jpg",
         "train/Y{video}_30_40_{n}.jpg",
@@ -179,17 +179,17 @@ def test_videos_and_other_parts_are_reported(root: Path) -> None:
     assert "ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac" in notice
 
 
-def test_segments_are_read_from_whole_videos(root: Path) -> None:
+def test_segments_are_read_from_complete_videos(root: Path) -> None:
     path = root / "--BfvyPmVMo.wav"
     soundfile.write(path, np.repeat(np.arange(40), RATE).astype(np.int16), RATE)
     sample = AudioSet(root, RATE, whole_videos=True)[0]
     assert np.array_equal(sample.audio[0], np.repeat(np.arange(20, 30), RATE))
 
 
-def test_parents_are_added_by_the_ontology(full: Path) -> None:
+def test_parents_are_added_from_the_ontology(full: Path) -> None:
     ontology = [
-        {"id": "human", "child_ids": ["/m/09x0r"]},  # no class
-        {"id": "/m/09x0r", "child_ids": ["voice", "human"]},  # a ring, which the real one has not
+        {"id": "human", "child_ids": ["/m/09x0r"]},  # not a class
+        {"id": "/m/09x0r", "child_ids": ["voice", "human"]},  # a cycle; the published ontology has none
         {"id": "voice", "child_ids": ["/t/dd00005"]},
         {"id": "/t/dd00005", "child_ids": []},
     ]

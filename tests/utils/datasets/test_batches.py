@@ -1,4 +1,4 @@
-"""Whole batches from the cache equal collated samples."""
+"""Batches read from the cache equal collated samples."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_stretched_clips_of_two_channels_are_batched(write_us8k: Callable[..., P
     assert_batches_are_samples(UrbanSound8K(root), [0, 1, 2, 3], kind=torch.float32)
 
 
-def test_transforms_of_the_user_are_applied_to_batches(esc50: Path) -> None:
+def test_users_transforms_are_applied_to_batches(esc50: Path) -> None:
     dataset = ESC50(esc50, target_transform=len)
     assert dataset.read_batch([0, 1]).labels.tolist() == [1, 1]
     dataset = ESC50(esc50, transform_audio=lambda audio: audio[:, :50] / 2)
@@ -80,7 +80,7 @@ def test_batches_are_copies(esc50: Path) -> None:
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_batches_are_augmented_like_single_clips_in_workers(esc50: Path, epoch: int) -> None:
-    """Equal up to float32 rounding at the clip's peak, since sums over padded clips round differently."""
+    """Equality is up to float32 rounding at the clip's peak, as sums over padded clips round differently."""
     dataset = ESC50(esc50)
     steps: list[Any] = [ToTensor1D(), RandomFlip(axis="time"), RandomScale(1.5), RandomPadding(100)]
     steps += [RandomCrop(100), RandomNoise(10.0, 40.0, p=0.5)]

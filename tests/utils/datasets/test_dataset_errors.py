@@ -14,8 +14,10 @@ import soundfile
 from utils.datasets import ESC50
 
 
-def fails(root: Path | str | None, message: str, kind: type[Exception] = ValueError, **args: Any) -> None:
-    """Building the data set must fail with this message, before anything is decoded."""
+def check_error(
+    root: Path | str | None, message: str, kind: type[Exception] = ValueError, **args: Any
+) -> None:
+    """Check that building the data set fails with this message, before anything is decoded."""
     with pytest.raises(kind, match=re.escape(message)):
         ESC50(root, **args)  # type: ignore[arg-type]
     assert not Path(os.environ["AUDIOCLIP_CACHE"]).exists()
@@ -29,36 +31,36 @@ def edit(root: Path, old: str, new: str) -> None:
 
 
 def test_a_fold_that_does_not_exist_is_an_error(esc50: Path) -> None:
-    fails(esc50, "fold is 11; ESC-50 has folds 1 to 5.", fold=11)
-    fails(esc50, "fold is [1, 0]; ESC-50 has folds 1 to 5.", fold=[1, 0])
+    check_error(esc50, "fold is 11; ESC-50 has folds 1 to 5.", fold=11)
+    check_error(esc50, "fold is [1, 0]; ESC-50 has folds 1 to 5.", fold=[1, 0])
     edit(esc50, "wav,3,", "wav,9,")
     for _ in range(2):
         edit(esc50, "wav,3,", "wav,2,")
-    fails(esc50, "fold is 3; ESC-50 has folds 1, 2, 4, 5 and 9.", fold=3)
+    check_error(esc50, "fold is 3; ESC-50 has folds 1, 2, 4, 5 and 9.", fold=3)
 
 
 @pytest.mark.parametrize("fold", ["1", 1.0, True, [], [1, "2"], {"a": 1}, "random", 0.2])
 def test_a_fold_must_be_a_number(esc50: Path, fold: object) -> None:
-    fails(esc50, f"fold is {fold!r}; a fold's number, a list of them, or null is expected.", fold=fold)
-    fails(esc50, "which share a fold, into both training and test data", fold=fold)
+    check_error(esc50, f"fold is {fold!r}; a fold's number, a list of them, or null is expected.", fold=fold)
+    check_error(esc50, "which share a fold, into both training and test data", fold=fold)
 
 
 def test_holding_out_every_fold_leaves_nothing_to_train_on(esc50: Path) -> None:
     folds = [1, 2, 3, 4, 5]
-    fails(esc50, f"fold is {folds}; that holds out every clip and leaves none to train on.", fold=folds)
+    check_error(esc50, f"fold is {folds}; that holds out every clip and leaves none to train on.", fold=folds)
     assert len(ESC50(esc50, fold=folds, train=False)) == 15
 
 
 @pytest.mark.parametrize("sample_rate", [0, -1, 44100.0, "44100", True, 10**12])
 def test_a_wrong_sample_rate_is_an_error(esc50: Path, sample_rate: object) -> None:
     message = f"sample_rate is {sample_rate!r}; an integer from 1 to 1000000, in Hz, is expected."
-    fails(esc50, message, sample_rate=sample_rate)
+    check_error(esc50, message, sample_rate=sample_rate)
 
 
 @pytest.mark.parametrize("name", ["train", "mono", "esc10"])
-def test_text_is_not_a_bool(esc50: Path, name: str) -> None:
+def test_text_is_not_accepted_as_a_boolean(esc50: Path, name: str) -> None:
     arguments: dict[str, Any] = {name: "false"}
-    fails(esc50, f"{name} is 'false'; true or false is expected.", **arguments)
+    check_error(esc50, f"{name} is 'false'; true or false is expected.", **arguments)
 
 
 def test_the_error_for_a_missing_root_says_how_to_get_it(tmp_path: Path) -> None:
@@ -67,24 +69,24 @@ def test_the_error_for_a_missing_root_says_how_to_get_it(tmp_path: Path) -> None
         "with --Dataset.args.root FOLDER; --Dataset.args.download true fetches it, as does `python -m "
         "utils.fetch ESC-50`."
     )
-    fails("/no/such", f"root is /no/such, which is not a folder; {expected}", FileNotFoundError)
-    fails(tmp_path, f"root is {tmp_path}, which has no meta/esc50.csv; {expected}", FileNotFoundError)
-    fails(None, "root is None; the folder of ESC-50 is expected.")
+    check_error("/no/such", f"root is /no/such, which is not a folder; {expected}", FileNotFoundError)
+    check_error(tmp_path, f"root is {tmp_path}, which has no meta/esc50.csv; {expected}", FileNotFoundError)
+    check_error(None, "root is None; the folder of ESC-50 is expected.")
 
 
-def test_a_root_one_folder_too_high_is_an_error_with_the_right_one(esc50: Path) -> None:
+def test_the_error_for_a_root_one_folder_too_high_names_the_correct_one(esc50: Path) -> None:
     parent = esc50.parent
-    fails(parent, f"root is {parent}, but ESC-50 is a folder deeper: use {esc50}.", FileNotFoundError)
+    check_error(parent, f"root is {parent}, but ESC-50 is a folder deeper: use {esc50}.", FileNotFoundError)
 
 
 def test_a_missing_column_is_named_with_the_existing_ones(esc50: Path) -> None:
     edit(esc50, "category,esc10", "kind,short")
     there = "it has filename, fold, target, kind, short, src_file, take."
     table = esc50 / "meta/esc50.csv"
-    fails(esc50, f"{table} has no column category; {there}")
-    fails(esc50, f"{table} has no column category and no column esc10; {there}", esc10=True)
+    check_error(esc50, f"{table} has no column category; {there}")
+    check_error(esc50, f"{table} has no column category and no column esc10; {there}", esc10=True)
     table.write_text("\n")
-    fails(esc50, f"{table} has no column filename and no column fold")
+    check_error(esc50, f"{table} has no column filename and no column fold")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_missing_column_is_named_with_the_existing_ones(esc50: Path) -> None:
 def test_refused_values_are_named_with_their_line(esc50: Path, row: str, complaint: str) -> None:
     content = f"filename,fold,target,category,esc10\n{row}\n"
     (esc50 / "meta/esc50.csv").write_text(content, encoding="utf-8", newline="")
-    fails(esc50, complaint, esc10=True)
+    check_error(esc50, complaint, esc10=True)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +140,9 @@ def test_refused_values_are_named_with_their_line(esc50: Path, row: str, complai
         (b"", "is an empty file: its download or copy failed."),
     ],
 )
-def test_a_file_that_is_no_table_is_an_error(esc50: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_table_is_an_error(esc50: Path, content: bytes, said: str) -> None:
     (esc50 / "meta/esc50.csv").write_bytes(content)
-    fails(esc50, f"{esc50}/meta/esc50.csv {said}")
+    check_error(esc50, f"{esc50}/meta/esc50.csv {said}")
 
 
 def test_a_byte_order_mark_is_ignored(esc50: Path) -> None:
@@ -151,22 +153,24 @@ def test_a_byte_order_mark_is_ignored(esc50: Path) -> None:
 
 def test_a_table_without_clips_is_an_error(esc50: Path) -> None:
     (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category,esc10\n")
-    fails(esc50, f"root is {esc50}, but its meta/esc50.csv lists no clips.")
+    check_error(esc50, f"root is {esc50}, but its meta/esc50.csv lists no clips.")
     (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category,esc10\na.wav,1,0,dog,False\n")
-    fails(esc50, "esc10 is true; ", esc10=True)
+    check_error(esc50, "esc10 is true; ", esc10=True)
 
 
 def test_contradicting_targets_and_labels_are_an_error(esc50: Path) -> None:
     edit(esc50, "2,4,frog", "2,4,toad")
     clip, said = "audio/2-1003-A-4.wav", "Target and label contradict other clips. Correct the line."
-    fails(esc50, f"esc50.csv: {clip} (target 4, toad; elsewhere target 4 is frog): {said}")
+    check_error(esc50, f"esc50.csv: {clip} (target 4, toad; elsewhere target 4 is frog): {said}")
     edit(esc50, "2,4,toad", "2,5,frog")
-    fails(esc50, f"esc50.csv: {clip} (target 5, frog; elsewhere frog is target 4): {said}")
+    check_error(esc50, f"esc50.csv: {clip} (target 5, frog; elsewhere frog is target 4): {said}")
 
 
 def test_a_clip_listed_twice_is_an_error(esc50: Path) -> None:
     edit(esc50, "2-1003-A-4.wav", "1-1000-A-4.wav")
-    fails(esc50, "esc50.csv: audio/1-1000-A-4.wav (2 lines): The table lists a clip several times. Keep one")
+    check_error(
+        esc50, "esc50.csv: audio/1-1000-A-4.wav (2 lines): The table lists a clip several times. Keep one"
+    )
 
 
 def test_missing_files_are_counted_and_the_first_named(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +212,7 @@ def test_ten_of_many_corrupt_clips_are_named(esc50: Path) -> None:
 def test_too_large_a_table_is_not_read(esc50: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (esc50 / "meta/esc50.csv").open("ab") as file:
         file.truncate(10**12)
-    fails(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table has at most 4,000,000,000.")
+    check_error(esc50, "meta/esc50.csv has 1,000,000,000,000 bytes; a table has at most 4,000,000,000.")
     (esc50 / "meta/esc50.csv").write_text("filename,fold,target,category\n" + "a.wav,1,0,dog\n" * 11)
     monkeypatch.setattr("utils.datasets.sources.tables.MOST_ROWS", 10)
-    fails(esc50, "meta/esc50.csv has more than 10 rows.")
+    check_error(esc50, "meta/esc50.csv has more than 10 rows.")

@@ -16,7 +16,7 @@ from tests.utils.datasets.test_dataset_errors import edit
 from utils.datasets import ESC50, Sample
 
 
-def test_a_sample_is_audio_no_image_and_a_list_of_labels(esc50: Path) -> None:
+def test_a_sample_has_audio_a_list_of_labels_and_no_image(esc50: Path) -> None:
     audio, image, labels = sample = ESC50(esc50)[2]
     assert isinstance(sample, Sample)
     assert audio.dtype == np.float32
@@ -26,7 +26,7 @@ def test_a_sample_is_audio_no_image_and_a_list_of_labels(esc50: Path) -> None:
 
 
 @pytest.mark.parametrize("split", [{}, {"fold": 3, "train": False}])
-def test_samples_are_their_clips_in_16_bit_units(esc50: Path, split: dict[str, Any]) -> None:
+def test_samples_are_clips_in_16_bit_units(esc50: Path, split: dict[str, Any]) -> None:
     dataset = ESC50(esc50, **split)
     for clip, sample in zip(dataset.clips, dataset, strict=True):
         written, _ = soundfile.read(esc50 / clip.path, dtype="int16")
@@ -49,13 +49,15 @@ def test_several_folds_can_be_held_out(esc50: Path) -> None:
     assert len(ESC50(esc50, fold=[2, 5])) == 9
 
 
-def test_without_a_fold_both_splits_are_the_whole_data_set(esc50: Path) -> None:
+def test_without_a_fold_both_splits_are_the_complete_data_set(esc50: Path) -> None:
     assert ESC50(esc50).clips == ESC50(esc50, train=False).clips
     assert len(ESC50(esc50)) == 15
 
 
-def test_class_names_cover_the_whole_data_set_in_the_order_of_targets(esc50: Path) -> None:
-    edit(esc50, "5-1012-A-4.wav,5,4,frog", "5-1012-A-4.wav,5,2,whale")  # a class of the held-out fold alone
+def test_class_names_cover_the_complete_data_set_in_the_order_of_targets(esc50: Path) -> None:
+    edit(
+        esc50, "5-1012-A-4.wav,5,4,frog", "5-1012-A-4.wav,5,2,whale"
+    )  # a class that only the held-out fold has
     train = ESC50(esc50, fold=5)
     assert train.class_names == ["dog", "whale", "frog", "sea waves"]
     assert "whale" not in {clip.label for clip in train.clips}
@@ -70,8 +72,8 @@ def test_targets_are_positions_in_class_names(esc50: Path) -> None:
     ]
 
 
-def test_esc10_takes_the_marked_classes_only(esc50: Path) -> None:
-    (esc50 / "audio/1-1000-A-4.wav").unlink()  # a frog: not of ESC-10, so not missed
+def test_esc10_has_only_the_marked_classes(esc50: Path) -> None:
+    (esc50 / "audio/1-1000-A-4.wav").unlink()  # a frog, which is not in ESC-10, so its file is not needed
     dataset = ESC50(esc50, fold=1, esc10=True)
     assert dataset.class_names == ["dog", "sea waves"]
     assert len(dataset) == 8
@@ -87,7 +89,7 @@ def test_resampling_changes_the_length_by_the_ratio_of_rates(esc50: Path) -> Non
     np.testing.assert_allclose(audio[0, 500:-500], expected[500:-500], atol=16)
 
 
-def test_channels_are_kept_averaged_or_doubled(esc50: Path) -> None:
+def test_channels_are_kept_averaged_or_duplicated(esc50: Path) -> None:
     stereo = np.random.default_rng(0).integers(-32768, 32768, (100, 2)).astype(np.int16)
     soundfile.write(esc50 / "audio/1-1000-A-4.wav", stereo, 44100)
     np.testing.assert_array_equal(ESC50(esc50)[0].audio, stereo.T)
@@ -129,7 +131,7 @@ def test_workers_give_the_samples_of_the_main_process(esc50: Path, workers: int)
         assert one.labels == other.labels
 
 
-def test_a_pickled_data_set_carries_no_audio(esc50: Path) -> None:
+def test_a_pickled_data_set_contains_no_audio(esc50: Path) -> None:
     for clip in ESC50(esc50).clips:
         soundfile.write(esc50 / clip.path, np.full(40000, 0.25), 44100)
     dataset = ESC50(esc50)
@@ -143,7 +145,7 @@ def test_a_pickled_data_set_carries_no_audio(esc50: Path) -> None:
 def test_esc18_has_144_clips_in_each_fold(
     real_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ESC50, "decode", lambda *_: np.zeros((1, 4), np.float32))  # the table is in question
+    monkeypatch.setattr(ESC50, "decode", lambda *_: np.zeros((1, 4), np.float32))  # only the table is tested
     root = real_data("esc18")
     for fold in range(1, 6):
         test = ESC50(root, fold=fold, train=False)
@@ -155,7 +157,9 @@ def test_esc18_has_144_clips_in_each_fold(
 
 
 @pytest.mark.real_data
-def test_esc18_clips_are_whole_and_in_16_bit_units(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+def test_esc18_clips_are_complete_and_in_16_bit_units(
+    real_data: Callable[[str], Path], tmp_path: Path
+) -> None:
     source, root = real_data("esc18"), tmp_path / "some"
     lines = (source / "meta/esc50.csv").read_text().splitlines()
     few = [lines[0], *lines[1::60]]

@@ -1,4 +1,4 @@
-"""Synthetic scenes: reproducible, with all sets of labels, in the form that models take."""
+"""Synthetic scenes are reproducible, have all sets of labels, and have the form that models accept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.datasets import MadeScenes
 SHORT: dict[str, Any] = {"seconds": 0.1, "image_size": 32}
 
 
-def test_scenes_are_a_function_of_seed_split_and_index() -> None:
+def test_scenes_depend_only_on_seed_split_and_index() -> None:
     first, again = (MadeScenes(scenes=count, incomplete=0.0, **SHORT)[5] for count in (30, 60))
     np.testing.assert_array_equal(first.audio, again.audio)
     assert torch.equal(first.image, again.image)
@@ -41,7 +41,7 @@ def test_scenes_have_the_shapes_and_types_of_samples() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_all_sets_of_labels_take_turns(most: int) -> None:
+def test_all_sets_of_labels_occur_in_turn(most: int) -> None:
     sets = sum(1 for size in range(1, most + 1) for _ in itertools.combinations(range(6), size))
     scenes = MadeScenes(scenes=2 * sets, most_labels=most, **SHORT)
     counted = Counter(frozenset(scene.labels) for scene in map(scenes.__getitem__, range(2 * sets)))
@@ -50,7 +50,7 @@ def test_all_sets_of_labels_take_turns(most: int) -> None:
     assert set().union(*counted) == set(scenes.class_names)
 
 
-def test_each_class_has_a_colour_of_its_own() -> None:
+def test_each_class_has_its_own_colour() -> None:
     scenes = MadeScenes(train=False, most_labels=1, **SHORT)
     colours = []
     for number in range(6):

@@ -1,4 +1,4 @@
-"""The synthetic sounds: in ESC-50's layout, reproducible, varied, of distinct classes."""
+"""Synthetic sounds are in ESC-50's layout, reproducible and varied, and their classes are distinct."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_equal_arguments_give_equal_sounds_and_other_seeds_do_not(tmp_path: Path
         assert np.abs(a.audio - c.audio).max() > 100
 
 
-def test_no_clip_is_silent_clipped_or_like_another() -> None:
+def test_no_clip_is_silent_clipped_or_equal_to_another() -> None:
     clips = np.stack([sample.audio[0] for sample in MadeSounds(**SMALL)])
     peaks = np.abs(clips).max(axis=1)
     assert peaks.min() > 32767 * 10 ** (-18.1 / 20)
@@ -61,13 +61,13 @@ def test_no_clip_is_silent_clipped_or_like_another() -> None:
     assert np.abs(correlation).max() < 0.9
 
 
-def test_the_shortest_clips_are_sounds_too() -> None:
+def test_the_shortest_clips_are_not_silent() -> None:
     for sample in MadeSounds(seconds=0.1, clips_per_class_and_fold=4):
         assert np.abs(sample.audio).max() > 1000
 
 
-def test_simple_spectral_features_tell_the_classes_apart() -> None:
-    """Nearest class mean of a 24-band log spectrum with its spread over time, on the held-out fold."""
+def test_simple_spectral_features_distinguish_the_classes() -> None:
+    """Classify the held-out fold by the nearest class mean of 24 log bands and their spread over time."""
 
     def features(dataset: MadeSounds) -> tuple[Any, Any]:
         rows = []
@@ -86,7 +86,7 @@ def test_simple_spectral_features_tell_the_classes_apart() -> None:
     assert (nearest == y_test).mean() > 0.9
 
 
-def test_they_are_made_once(tmp_path: Path) -> None:
+def test_sounds_are_made_once(tmp_path: Path) -> None:
     root = tmp_path / "made"
     MadeSounds(root, **SMALL)
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -100,7 +100,7 @@ def test_the_default_root_is_in_the_cache_folder(cache_folder: Path, tmp_path: P
     assert MadeSounds(seed=1, **SMALL).root != MadeSounds(**SMALL).root
 
 
-def test_a_folder_with_something_else_is_left_alone(esc50: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(esc50: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"root is {esc50}, which holds something else instead")):
         MadeSounds(esc50, **SMALL)
     MadeSounds(tmp_path / "made", **SMALL)

@@ -1,4 +1,4 @@
-"""UrbanSound8K: channels, length, and the stretch to the whole 16-bit range."""
+"""UrbanSound8K: channels, length, and the stretch to the full 16-bit range."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_constant_clip_becomes_silence(write_us8k: WriteUS8K, level: int) -> N
     np.testing.assert_array_equal(dataset[0].audio, np.zeros((2, 50)))
 
 
-def test_mono_is_doubled_unless_mono_is_wanted(write_us8k: WriteUS8K) -> None:
+def test_mono_is_duplicated_unless_mono_is_requested(write_us8k: WriteUS8K) -> None:
     root = write_us8k(tone(1000))
     for mono in (None, False):
         audio = UrbanSound8K(root, mono=mono)[0].audio

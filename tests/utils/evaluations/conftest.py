@@ -1,4 +1,4 @@
-"""A toy run with an evaluation."""
+"""Fixture that runs an evaluation on toy data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ignite_trainer.runs.experiment import RunResult
 
 @pytest.fixture
 def measure(tmp_path: Path) -> Callable[..., RunResult]:
-    """Evaluate the toy points with an entry "measured" in `Evaluations`."""
+    """Return a function that evaluates the toy points with an entry "measured" in `Evaluations`."""
 
     def run(
         kind: str,

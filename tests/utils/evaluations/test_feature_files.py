@@ -1,4 +1,4 @@
-"""Files of features."""
+"""Feature files can be written and read; invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from utils.evaluations.feature_files import FeatureTable
 
 
-def a_table(**changes: Any) -> FeatureTable:
+def make_table(**changes: Any) -> FeatureTable:
     random = np.random.default_rng(0)
     table = FeatureTable(
         features={
@@ -36,7 +36,7 @@ def written(folder: Path, table: FeatureTable) -> Path:
 
 
 def test_a_table_survives_writing_and_reading(tmp_path: Path) -> None:
-    table = a_table()
+    table = make_table()
     again = FeatureTable.read(written(tmp_path, table))
     assert list(again.features) == ["audio", "image"]
     for kind, features in table.features.items():
@@ -51,11 +51,11 @@ def test_a_table_survives_writing_and_reading(tmp_path: Path) -> None:
 
 def test_the_file_has_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "other").touch()
-    assert written(tmp_path, a_table()).stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert written(tmp_path, make_table()).stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_any_reader_of_safetensors_finds_folds_and_targets(tmp_path: Path) -> None:
-    tensors = load_file(written(tmp_path, a_table()))
+    tensors = load_file(written(tmp_path, make_table()))
     assert tensors.keys() == {"audio", "image", "fold", "target"}
     assert tensors["fold"].dtype == tensors["target"].dtype == np.int64
     assert tensors["target"].tolist() == [1, 0, 1]
@@ -63,7 +63,7 @@ def test_any_reader_of_safetensors_finds_folds_and_targets(tmp_path: Path) -> No
 
 def test_targets_need_exactly_one_label_per_clip(tmp_path: Path) -> None:
     for labels in ((("dog",), (), ("rain",)), (("dog",), ("rain", "dog"), ("rain",))):
-        path = written(tmp_path, a_table(labels=labels, folds=None))
+        path = written(tmp_path, make_table(labels=labels, folds=None))
         assert load_file(path).keys() == {"audio", "image"}
         again = FeatureTable.read(path)
         assert again.labels == labels
@@ -73,12 +73,12 @@ def test_targets_need_exactly_one_label_per_clip(tmp_path: Path) -> None:
 
 def test_noncontiguous_features_are_written_correctly(tmp_path: Path) -> None:
     columns = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
-    again = FeatureTable.read(written(tmp_path, a_table(features={"audio": columns[:, ::2]})))
+    again = FeatureTable.read(written(tmp_path, make_table(features={"audio": columns[:, ::2]})))
     assert again.features["audio"].tolist() == [[0, 2], [4, 6], [8, 10]]
 
 
 def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
-    path = written(tmp_path, a_table())
+    path = written(tmp_path, make_table())
     whole = path.read_bytes()
     for size in (0, 4, 20, 200, len(whole) - 1):
         path.write_bytes(whole[:size])
@@ -121,4 +121,4 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), MISTAKES, ids=[message[:30] for _, message in MISTAKES])
 def test_an_inconsistent_table_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        a_table(**changes)
+        make_table(**changes)

@@ -1,4 +1,4 @@
-"""Collecting features, and the file of features that a run writes."""
+"""Features are collected, and written to a file by a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_only_held_out_clips_are_written(measure: Measure) -> None:
     assert set(table.folds.tolist()) == {2}
 
 
-def test_several_labels_and_none_are_kept(measure: Measure) -> None:
+def test_samples_with_several_labels_or_none_are_kept(measure: Measure) -> None:
     result = measure("Features", data={"several": True}, task={"several": True})
     table = FeatureTable.read(result.folder / "features.safetensors")
     assert table.labels[:4] == ((), ("rain",), ("siren",), ("dog", "siren"))
@@ -95,7 +95,7 @@ def test_clips_without_names_are_named_by_position() -> None:
     assert (table.folds, table.dataset) == (None, "Bare")
 
 
-def test_a_new_pass_discards_everything() -> None:
+def test_a_new_pass_discards_the_previous_one() -> None:
     evaluation = started(Bare())
     add(evaluation, [0], [["rain"]], audio=torch.ones(1, 3), image=torch.ones(1, 3))
     evaluation.start(MODEL)

@@ -1,4 +1,4 @@
-"""The linear probe as part of a run, and its baseline against a spectrogram made with scipy."""
+"""The linear probe in a run; its baseline equals a spectrogram made with scipy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def features_of(points: Points) -> FeatureTable:
     )
 
 
-def test_a_run_probes_features_baseline_and_chance(measure: Measure) -> None:
+def test_a_run_reports_accuracies_of_features_baseline_and_chance(measure: Measure) -> None:
     table = measure("LinearProbe", {"baseline": "log-mel", "C": 0.1}).record.evaluations["measured"]
     assert list(table) == ["audio", "log-mel statistics", "chance"]
     assert list(table["audio"]) == ["fold 1", "fold 2", "fold 3", "mean", "sd"]
@@ -52,7 +52,7 @@ def test_the_baseline_is_optional(measure: Measure) -> None:
     assert list(measure("LinearProbe").record.evaluations["measured"]) == ["audio", "chance"]
 
 
-def test_a_fold_held_out_is_refused_before_the_run(measure: Measure) -> None:
+def test_holding_out_a_fold_is_refused_before_the_run(measure: Measure) -> None:
     with pytest.raises(ProtocolError) as caught:
         measure("LinearProbe", data={"fold": 2})
     assert str(caught.value) == (
@@ -88,7 +88,7 @@ def clip(seconds: float, *, channels: int = 2, rate: int = 44100) -> torch.Tenso
     return 3000 * torch.randn(channels, int(seconds * rate), generator=generator)
 
 
-def test_the_baseline_is_mean_and_deviation_of_mel_bands_in_decibels() -> None:
+def test_the_baseline_consists_of_mean_and_deviation_of_mel_bands_in_decibels() -> None:
     audio = clip(0.3)
     mono = np.pad(audio.double().numpy().mean(axis=0) / 32768, 1024)
     frames = np.stack([mono[start : start + 2048] for start in range(0, len(mono) - 2047, 512)])

@@ -21,7 +21,9 @@ from utils.evaluations.probe import main, probe
 CLASSES = ("dog", "rain", "siren")
 
 
-def a_table(features: dict[str, NDArray[np.float32]], targets: list[int], folds: list[int]) -> FeatureTable:
+def make_table(
+    features: dict[str, NDArray[np.float32]], targets: list[int], folds: list[int]
+) -> FeatureTable:
     return FeatureTable(
         features=features,
         clips=tuple(f"clip {index}" for index in range(len(targets))),
@@ -38,7 +40,7 @@ def noisy_table(samples: int = 60) -> FeatureTable:
     features = random.normal(size=(3, 5))[targets] + 1.2 * random.normal(size=(samples, 5))
     features = features * [1, 10, 0.01, 1, 1] + 5
     folds = [index // 3 % 4 + 1 for index in range(samples)]
-    return a_table({"audio": features.astype(np.float32)}, targets, folds)
+    return make_table({"audio": features.astype(np.float32)}, targets, folds)
 
 
 def accuracy_by_hand(x: NDArray[Any], y: NDArray[Any], test: NDArray[np.bool_], *, C: float) -> float:
@@ -58,7 +60,7 @@ def accuracy_by_hand(x: NDArray[Any], y: NDArray[Any], test: NDArray[np.bool_], 
 
 
 @pytest.mark.parametrize("C", [1.0, 0.01])
-def test_each_fold_is_tested_by_a_model_fitted_to_the_others(C: float) -> None:
+def test_each_fold_is_tested_with_a_model_fitted_to_the_others(C: float) -> None:
     table = noisy_table()
     row = probe(table, C=C)["audio"]
     assert table.targets is not None
@@ -66,16 +68,16 @@ def test_each_fold_is_tested_by_a_model_fitted_to_the_others(C: float) -> None:
     x = table.features["audio"].astype(np.float64)
     expected = [accuracy_by_hand(x, table.targets, table.folds == fold, C=C) for fold in (1, 2, 3, 4)]
     assert [row[f"fold {fold}"] for fold in (1, 2, 3, 4)] == pytest.approx(expected)
-    assert 0.4 < row["mean"] < 1.0, "the problem is neither trivial nor hopeless"
+    assert 0.4 < row["mean"] < 1.0, "the problem is neither trivial nor impossible"
     assert row["mean"] == pytest.approx(statistics.mean(expected))
     assert row["sd"] == pytest.approx(statistics.stdev(expected))
     assert list(row) == ["fold 1", "fold 2", "fold 3", "fold 4", "mean", "sd"]
 
 
-def test_each_kind_of_features_has_a_row_and_chance_the_last() -> None:
+def test_each_kind_of_features_has_a_row_and_the_last_row_is_chance() -> None:
     targets = [0, 1, 2] * 4
     telling = np.eye(3, dtype=np.float32)[targets]
-    rows = probe(a_table({"audio": telling, "image": np.zeros_like(telling)}, targets, [1] * 6 + [3] * 6))
+    rows = probe(make_table({"audio": telling, "image": np.zeros_like(telling)}, targets, [1] * 6 + [3] * 6))
     assert list(rows) == ["audio", "image", "chance"]
     assert rows["audio"] == {"fold 1": 1.0, "fold 3": 1.0, "mean": 1.0, "sd": 0.0}
     assert rows["image"]["mean"] == rows["chance"]["mean"] == pytest.approx(1 / 3)
@@ -84,7 +86,7 @@ def test_each_kind_of_features_has_a_row_and_chance_the_last() -> None:
 def test_chance_is_the_accuracy_of_the_most_frequent_class() -> None:
     targets = [*(0, 0, 0, 1), *(1, 1, 1, 2)]
     features = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    chance = probe(a_table({"audio": features}, targets, [1] * 4 + [2] * 4))["chance"]
+    chance = probe(make_table({"audio": features}, targets, [1] * 4 + [2] * 4))["chance"]
     assert chance["fold 1"] == 1 / 4  # trained on fold 2, where class 1 is the most frequent
     assert chance["fold 2"] == 0.0
     assert chance["sd"] == pytest.approx(statistics.stdev([1 / 4, 0.0]))
@@ -108,9 +110,9 @@ def test_one_warning_counts_fits_that_do_not_converge(
 def test_unsuitable_features_are_refused() -> None:
     features = {"audio": np.zeros((4, 2), np.float32)}
     with pytest.raises(ValueError, match="the probe needs at least two folds; Points has one"):
-        probe(a_table(features, [0, 1, 0, 1], [1, 1, 1, 1]))
+        probe(make_table(features, [0, 1, 0, 1], [1, 1, 1, 1]))
     with pytest.raises(ValueError, match="needs samples of at least 2 classes"):
-        probe(a_table(features, [0, 1, 0, 0], [1, 1, 2, 2]))
+        probe(make_table(features, [0, 1, 0, 0], [1, 1, 2, 2]))
     with pytest.raises(ValueError, match="C is 0; a positive number is expected"):
         probe(noisy_table(), C=0)
     several = FeatureTable(

@@ -1,4 +1,4 @@
-"""Querying in a run, against rankings computed one by one with numpy."""
+"""Querying in a run equals rankings computed one by one with numpy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def share_a_label(first: Sequence[Sequence[str]], second: Sequence[Sequence[str]
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_all_six_directions_equal_rankings_made_one_by_one(measure: Measure, several: bool) -> None:
+def test_all_six_directions_equal_rankings_computed_one_by_one(measure: Measure, several: bool) -> None:
     data = {"images": True, "several": several}
     result = measure("Querying", {"k": [1, 5, 10]}, data=data, task={"several": several})
     points = Points(images=True, several=several)
@@ -82,11 +82,11 @@ def test_all_six_directions_equal_rankings_made_one_by_one(measure: Measure, sev
 def test_queries_without_a_positive_are_not_counted(measure: Measure) -> None:
     data = {"several": True}
     table = measure("Querying", data=data, task={"several": True}).record.evaluations["measured"]
-    assert table["audio -> text"]["queries"] == 25  # of 30 points 0, 7, 14, 21 and 28 have no label
-    assert table["text -> audio"]["queries"] == 3  # one class is never heard
+    assert table["audio -> text"]["queries"] == 25  # of 30 points, 0, 7, 14, 21 and 28 have no label
+    assert table["text -> audio"]["queries"] == 3  # one class has no sounds
 
 
-def test_in_pairs_only_the_image_of_the_same_sample_is_right(measure: Measure) -> None:
+def test_with_pairs_only_the_image_of_the_same_sample_is_a_positive(measure: Measure) -> None:
     args = {"pairs": "pair", "k": [1, 3], "directions": ["image -> audio", "audio -> text"]}
     table = measure("Querying", args, data={"images": True}).record.evaluations["measured"]
     points = Points()
@@ -100,7 +100,7 @@ def test_in_pairs_only_the_image_of_the_same_sample_is_right(measure: Measure) -
     assert table["audio -> text"] == pytest.approx(texts, abs=1e-12)
 
 
-def test_a_sample_that_lacks_a_modality_is_neither_query_nor_item_of_it(tmp_path: Path) -> None:
+def test_a_sample_without_a_modality_is_neither_query_nor_item_in_it(tmp_path: Path) -> None:
     points = Points(images=True)
     querying = started(Embedding(), points, pairs="pair", k=[1])
     vectors, pictures = (

@@ -1,4 +1,4 @@
-"""Retrieval metrics against their definitions in plain loops, over every order of tied items."""
+"""Retrieval metrics equal their definitions in plain loops, over every order of tied items."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 KS = (1, 2, 4)
 
 
-# The definitions in fractions.
+# The definitions, computed with fractions.
 
 
 class Problem(NamedTuple):
@@ -89,7 +89,7 @@ def mean(values: Sequence[Fraction]) -> Fraction:
 
 
 def random_vectors(rng: random.Random, count: int, kind: str) -> Tensor:
-    """Make unit vectors that tie often, on a lattice or as copies of a few, or hardly ever."""
+    """Make unit vectors: on a lattice or as copies of a few, so that many tie, or all distinct."""
     if kind == "lattice":
         halves = [list(signs) for signs in itertools.product((-0.5, 0.5), repeat=4)]
         axes = [[0.0] * i + [1.0] + [0.0] * (3 - i) for i in range(4)]
@@ -126,7 +126,9 @@ def test_metrics_are_the_mean_over_all_orders_of_ties_on_200_random_problems() -
             ties += len(problem.items.unique(dim=0)) < len(problem.items)
             several += len(problem.items) > sum("a" in labels for labels in problem.item_labels) > 1
             left_out += found.queries < len(problem.queries)
-    assert min(ties, several, left_out) > 50, "the problems are not what they are meant to be"
+    assert min(ties, several, left_out) > 50, (
+        "too few problems have ties, several positives or queries without one"
+    )
 
 
 def set_chunk(patch: pytest.MonkeyPatch, queries: int, items: Tensor) -> None:
@@ -134,7 +136,7 @@ def set_chunk(patch: pytest.MonkeyPatch, queries: int, items: Tensor) -> None:
     patch.setattr(retrieval, "_SCORES_AT_ONCE", queries * len(items))
 
 
-def test_chunks_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunk_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(200):
         problem = random_problem(seed)
         whole = problem.solve()
@@ -153,7 +155,9 @@ def larger_problem() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return queries, items, labels[:301], labels[301:]
 
 
-def test_chunks_and_order_change_no_bit_of_a_larger_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_size_and_order_do_not_change_the_result_of_a_larger_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     queries, items, query_labels, item_labels = larger_problem()
     whole = retrieval_metrics(queries, items, PositivePairs.by_label(query_labels, item_labels))
     for chunk in (1, 7, 64, 300):
@@ -164,8 +168,8 @@ def test_chunks_and_order_change_no_bit_of_a_larger_problem(monkeypatch: pytest.
         assert retrieval_metrics(queries[q], items[i], positives) == whole
 
 
-def test_copies_tie_in_any_tile_of_a_product() -> None:
-    # Each item once as the positive and once more as a stranger: an even chance of the first rank.
+def test_copies_tie_in_every_tile_of_a_matrix_product() -> None:
+    # Each item occurs twice, as the positive and as a negative: an even chance of the first rank.
     generator = torch.Generator().manual_seed(1)
     vectors = F.normalize(torch.randn(501, 1024, generator=generator), dim=1)
     positives = PositivePairs.by_label(range(501), [*range(501), *[-1] * 501])
@@ -175,7 +179,7 @@ def test_copies_tie_in_any_tile_of_a_product() -> None:
     assert found.values["R@5"] == 1.0
 
 
-def test_float64_and_autocast_give_the_values_of_float32() -> None:
+def test_float64_and_autocast_yield_the_values_of_float32() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     positives = PositivePairs.by_label(query_labels, item_labels)
     expected = retrieval_metrics(queries, items, positives)
@@ -185,7 +189,7 @@ def test_float64_and_autocast_give_the_values_of_float32() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_values_bit_identical_to_the_cpu() -> None:
+def test_a_gpu_computes_values_bit_identical_to_the_cpu() -> None:
     queries, items, query_labels, item_labels = larger_problem()
     positives = PositivePairs.by_label(query_labels, item_labels)
     expected = retrieval_metrics(queries, items, positives)
@@ -196,7 +200,7 @@ def test_a_gpu_gives_values_bit_identical_to_the_cpu() -> None:
 
 
 def ranked(*relevant: int) -> tuple[Tensor, Tensor, PositivePairs]:
-    """Make a query whose ranking has positives at the ones."""
+    """Make a query, items and positives; items are ranked as given, and 1 marks a positive."""
     angles = torch.arange(len(relevant)) * (math.pi / len(relevant))
     items = torch.stack([angles.cos(), angles.sin()], dim=1)
     return torch.tensor([[1.0, 0.0]]), items, PositivePairs.by_label([1], list(relevant))
@@ -206,7 +210,7 @@ def test_one_ranking_by_hand() -> None:
     found = retrieval_metrics(*ranked(1, 0, 1, 0, 0, 1)).values
     assert list(found) == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10"]
     assert found["P@1"] == 1
-    assert found["R@1"] == pytest.approx(1 / 3)  # one positive of three: here P@1 and R@1 differ
+    assert found["R@1"] == pytest.approx(1 / 3)  # one of three positives: here, P@1 and R@1 differ
     assert found["R@5"] == pytest.approx(2 / 3)
     assert found["R@10"] == 1  # more ranks than items
     assert found["mAP"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 6) / 3)
@@ -228,7 +232,7 @@ def test_map_at_10_reaches_1_with_more_than_10_positives() -> None:
 
 
 def test_a_tie_by_hand() -> None:
-    # Behind one stranger three items tie, two of them positives: their ranks are 2, 3 and 4 in any order.
+    # After a negative, three items tie, two of them positives: their ranks are 2, 3 and 4 in any order.
     query = torch.tensor([[1.0, 0.0]])
     items = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [-1.0, 0.0]])
     positives = PositivePairs.by_label([1], [0, 1, 0, 1, 0])
@@ -240,7 +244,7 @@ def test_a_tie_by_hand() -> None:
     assert found["mAP@3"] == pytest.approx((two_and_three + 1 / 2 + 1 / 3) / 3 / 2)
 
 
-def test_a_model_that_embeds_everything_alike_scores_like_chance() -> None:
+def test_a_model_with_identical_embeddings_scores_like_chance() -> None:
     embeddings = torch.tensor([[0.6, 0.8]]).expand(40, 2)
     found = retrieval_metrics(embeddings, embeddings, PositivePairs.by_label(range(40), range(40))).values
     assert found["P@1"] == pytest.approx(1 / 40)
@@ -318,7 +322,7 @@ def test_embeddings_that_cannot_be_compared_are_refused(queries: Tensor, items: 
         retrieval_metrics(queries, items, positives)
 
 
-def test_no_positive_at_all_is_an_error() -> None:
+def test_a_problem_without_positives_is_an_error() -> None:
     positives = PositivePairs.by_label(["dog", "rain"], ["Dog", "Rain"])
     with pytest.raises(ValueError, match=r"None of the 2 queries has a positive among the 2 items"):
         retrieval_metrics(torch.eye(2), torch.eye(2), positives)
@@ -350,7 +354,7 @@ print(json.dumps({"seconds": seconds, "gib": kib / 2**20, "values": result.value
 
 
 def cost(count: int, *, labels: int, threads: int) -> tuple[float, float]:
-    """Measure seconds and peak GiB of a process that ranks count by count random embeddings at D = 1024."""
+    """Measure seconds and peak GiB of a process that ranks count x count random embeddings, D = 1024."""
     command = [sys.executable, "-c", COST, str(count), str(labels), str(threads)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -360,7 +364,7 @@ def cost(count: int, *, labels: int, threads: int) -> tuple[float, float]:
     return report["seconds"], report["gib"]
 
 
-def test_2000_by_2000_is_quick_and_small() -> None:
+def test_2000_by_2000_takes_little_time_and_memory() -> None:
     seconds, gib = cost(2000, labels=50, threads=1)
     assert seconds < 30
     assert gib < 1.5
@@ -369,7 +373,7 @@ def test_2000_by_2000_is_quick_and_small() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", [20_000, 50, 2])
 def test_20000_by_20000_takes_less_than_2_minutes_and_4_gib(labels: int) -> None:
-    """With one, 400 and 10,000 positives for each query."""
+    """Queries have 1, 400 or 10,000 positives each."""
     seconds, gib = cost(20_000, labels=labels, threads=2)
     assert seconds < 120
     assert gib < 4

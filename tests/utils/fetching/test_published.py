@@ -1,4 +1,4 @@
-"""Downloading and unpacking data sets: complete, safe, by one process, by argument and by command."""
+"""Data sets are downloaded and unpacked completely, safely and once, by an argument or by command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[3]
 
 
-def zipped(members: Mapping[Any, bytes]) -> bytes:
+def zip_of(members: Mapping[Any, bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
@@ -41,7 +41,7 @@ def zipped(members: Mapping[Any, bytes]) -> bytes:
     return out.getvalue()
 
 
-def tarred(members: dict[str, bytes]) -> bytes:
+def tar_gz_of(members: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, content in members.items():
@@ -76,11 +76,11 @@ URBAN_FILES = {
 
 @pytest.fixture
 def publish(web: Web, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Published]]:
-    """Put small archives on the server in place of the published ones, and describe these instead."""
+    """Return a function that replaces the published archives by small ones on the test's server."""
 
     def publish() -> dict[str, Published]:
-        web.files["ESC-50-master.zip"] = zipped(ESC_FILES)
-        web.files["UrbanSound8K.tar.gz"] = tarred(URBAN_FILES)
+        web.files["ESC-50-master.zip"] = zip_of(ESC_FILES)
+        web.files["UrbanSound8K.tar.gz"] = tar_gz_of(URBAN_FILES)
         small = {}
         for data_set, kind in ((ESC_50, ESC50), (URBAN_SOUND_8K, UrbanSound8K)):
             archive = replace(data_set.archive, size_bytes=None, digest=None)
@@ -108,7 +108,7 @@ def test_the_published_data_sets_are_described() -> None:
 
 
 @pytest.mark.parametrize("kind", [ESC50, UrbanSound8K])
-def test_a_data_set_that_is_absent_is_fetched_and_unpacked(
+def test_a_missing_data_set_is_fetched_and_unpacked(
     kind: type[FoldDataset], publish: Callable[[], object], web: Web, tmp_path: Path
 ) -> None:
     publish()
@@ -120,7 +120,7 @@ def test_a_data_set_that_is_absent_is_fetched_and_unpacked(
     assert len(kind(root)) == 2
 
 
-def test_an_empty_root_is_filled_and_any_other_left_alone(
+def test_an_empty_root_is_filled_and_any_other_is_not_changed(
     publish: Callable[[], object], web: Web, tmp_path: Path
 ) -> None:
     publish()
@@ -136,7 +136,9 @@ def test_an_empty_root_is_filled_and_any_other_left_alone(
     assert sum(map(len, web.asked.values())) == 1
 
 
-def test_nothing_is_fetched_unless_asked_for(publish: Callable[[], object], web: Web, tmp_path: Path) -> None:
+def test_nothing_is_fetched_without_a_request(
+    publish: Callable[[], object], web: Web, tmp_path: Path
+) -> None:
     publish()
     with pytest.raises(FileNotFoundError, match="is not a folder; ESC-50 is expected there"):
         ESC50(tmp_path / "data")
@@ -177,11 +179,11 @@ def test_an_incomplete_archive_is_deleted(
     files: dict[str, bytes], complaint: str, publish: Callable[[], object], web: Web, tmp_path: Path
 ) -> None:
     publish()
-    web.files["ESC-50-master.zip"] = zipped(files)
+    web.files["ESC-50-master.zip"] = zip_of(files)
     with pytest.raises(ArchiveError, match=re.escape(complaint)):
         ESC50(tmp_path / "data/ESC-50", download=True)
     assert names(tmp_path / "data") == []
-    web.files["ESC-50-master.zip"] = zipped(ESC_FILES)
+    web.files["ESC-50-master.zip"] = zip_of(ESC_FILES)
     assert len(ESC50(tmp_path / "data/ESC-50", download=True)) == 2
 
 
@@ -197,11 +199,11 @@ def test_a_damaged_archive_is_deleted(publish: Callable[[], object], web: Web, t
             assert names(tmp_path / "data") == []
 
 
-def test_an_archive_put_there_by_hand_is_used_and_kept(
+def test_an_archive_downloaded_by_hand_is_used_and_kept(
     publish: Callable[[], object], web: Web, tmp_path: Path
 ) -> None:
     publish()
-    (tmp_path / "ESC-50-master.zip").write_bytes(zipped({"a": b""}))
+    (tmp_path / "ESC-50-master.zip").write_bytes(zip_of({"a": b""}))
     with pytest.raises(ArchiveError, match=r"not the expected archive\. Remove it to download it again\."):
         ESC50(tmp_path / "ESC-50", download=True)
     (tmp_path / "ESC-50-master.zip").write_bytes(web.files["ESC-50-master.zip"])
@@ -210,7 +212,7 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(
     assert not web.asked
 
 
-def test_one_of_several_threads_downloads(
+def test_only_one_of_several_threads_downloads(
     publish: Callable[[], dict[str, Published]], web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(published, "_ROOM", 10_000)
@@ -268,7 +270,7 @@ def tar_of(*entries: tuple[str, dict[str, Any]]) -> bytes:
 def zip_of_a_link() -> bytes:
     entry = zipfile.ZipInfo("top/link")
     entry.external_attr = 0o120777 << 16
-    return zipped({entry: b"/etc"})
+    return zip_of({entry: b"/etc"})
 
 
 LINKS = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)
@@ -276,15 +278,15 @@ HOLE = {"pax_headers": {"GNU.sparse.size": str(10**15), "GNU.sparse.map": "0,0"}
 TOO_MUCH = "contains more than 100,000 files or 1,000 bytes"
 OUTSIDE = ("../evil", "top/../../evil", "/tmp/evil", "top/a\\..\\..\\evil")
 UNSAFE: list[tuple[bytes, str]] = [
-    *((zipped({"top/good": b"1", name: b"2"}), "unsafe; .* would be written outside") for name in OUTSIDE),
-    *((tarred({"top/good": b"1", name: b"2"}), "unsafe; .* would be written outside") for name in OUTSIDE),
+    *((zip_of({"top/good": b"1", name: b"2"}), "unsafe; .* would be written outside") for name in OUTSIDE),
+    *((tar_gz_of({"top/good": b"1", name: b"2"}), "unsafe; .* would be written outside") for name in OUTSIDE),
     *(
         (tar_of(("top/link", {"type": kind, "linkname": "x"})), "unsafe; top/link is a link")
         for kind in LINKS
     ),
     (zip_of_a_link(), "unsafe; top/link is a link or a device"),
-    (zipped({"top/small": b"1", "top/zeros": bytes(10**7)}), TOO_MUCH),
-    (tarred({"top/small": b"1", "top/zeros": bytes(10**7)}), TOO_MUCH),
+    (zip_of({"top/small": b"1", "top/zeros": bytes(10**7)}), TOO_MUCH),
+    (tar_gz_of({"top/small": b"1", "top/zeros": bytes(10**7)}), TOO_MUCH),
     (tar_of(("top/hole", HOLE)), "unsafe; it contains more than"),
     (tar_of(("top/a", {}), ("top/a/b", {})), "unsafe; top/a/b occurs twice, or is both a file and a folder"),
     (tar_of(("top/a", {}), ("top/a", {})), "unsafe; top/a occurs twice, or is both a file and a folder"),
@@ -293,7 +295,7 @@ UNSAFE: list[tuple[bytes, str]] = [
 
 @pytest.mark.parametrize(("archive", "said"), UNSAFE, ids=range(len(UNSAFE)))
 def test_an_unsafe_archive_is_refused(archive: bytes, said: str, tmp_path: Path) -> None:
-    """Names that lead elsewhere, links, devices, contents that would fill the disk, and repeated names."""
+    """Members outside the folder, links, devices, too large contents and repeated names are unsafe."""
     with pytest.raises(ArchiveError, match=said):
         extract(tmp_path, archive)
     assert names(tmp_path) == ["archive", "out"]
@@ -303,10 +305,10 @@ def test_an_unsafe_archive_is_refused(archive: bytes, said: str, tmp_path: Path)
 def test_an_archive_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.fetching.unpack.MOST_FILES", 10)
     with pytest.raises(ArchiveError, match="unsafe; it contains more than 10 files"):
-        extract(tmp_path, zipped({f"top/{number}": b"" for number in range(11)}))
+        extract(tmp_path, zip_of({f"top/{number}": b"" for number in range(11)}))
 
 
-def test_unpacked_files_have_the_permissions_of_new_ones(tmp_path: Path) -> None:
+def test_unpacked_files_have_the_permissions_of_new_files(tmp_path: Path) -> None:
     folder = extract(tmp_path, tar_of(("top/program", {"mode": 0o4777})))
     assert not (folder / "program").stat().st_mode & 0o7111
 

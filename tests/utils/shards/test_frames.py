@@ -37,7 +37,7 @@ def png(value: int) -> bytes:
 
 
 def table(folder: Path) -> Table:
-    """Make a table of rows with 12, 1, 0 and 2 images; image n of row r is 20 r + n. Two have a text."""
+    """Make a table of rows with 12, 1, 0 and 2 images; image n of row r is 20 r + n. Two rows have a text."""
     rows = []
     for row, count in enumerate(COUNTS):
         names = [f"{row}-{n}.png" for n in range(count)]
@@ -61,7 +61,7 @@ def last_frame(frames: Frames) -> torch.Tensor:
 
 
 def greys(image: Any) -> Any:
-    """Return the grey of an image, or of all frames."""
+    """Return the grey value of an image, or of each frame."""
     if isinstance(image, Frames):
         return [greys(image[n]) for n in range(len(image))]
     if image is None:
@@ -95,7 +95,7 @@ def test_an_index_finds_texts(film: Path) -> None:
 
 
 class Films(Numbers):
-    """Numbers with these frames, and without files."""
+    """Numbers with these frames, which have no files."""
 
     def __init__(self, count: int, frames: Frames) -> None:
         super().__init__(count)

@@ -68,13 +68,13 @@ def indexed(shard: Path) -> Shards:
         {"x": ["wav", "wav.json"]},
     ],
 )
-def test_files_with_a_common_key_are_one_sample(samples: dict[str, list[str]]) -> None:
+def test_files_with_the_same_key_are_one_sample(samples: dict[str, list[str]]) -> None:
     names = {f"{key}.{suffix}": key for key, suffixes in samples.items() for suffix in suffixes}
     assert dict(zip(names, sample_keys(list(names)), strict=True)) == names
     for key, suffixes in samples.items():
         files = [f"{key}.{suffix}" for suffix in suffixes]
         assert key_of_sample(files, key) == key
-        if files != ["other.0.jpg"]:  # without a json its name is its key
+        if files != ["other.0.jpg"]:  # without a json, the key is the name of the sample
             assert key_of_sample(files, "another name") == key
 
 
@@ -130,7 +130,7 @@ def test_older_manifests_without_counts_still_work(tmp_path: Path) -> None:
         (["caf\udce9.wav"], r"the name 'caf\udce9' is not UTF-8; rename it"),
     ],
 )
-def test_separated_files_and_broken_names_are_errors(
+def test_separated_files_and_invalid_names_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str], said: str
 ) -> None:
     tar(tmp_path / "a.tar", [(name, b"{}") for name in names])
@@ -192,7 +192,7 @@ def test_descriptions_are_read_as_in_a_table(
         ("a.cls", b"dog", "a: its cls is 'dog'; the number of a class is expected"),
     ],
 )
-def test_a_sample_with_a_wrong_description_is_named(
+def test_a_sample_with_an_invalid_description_is_named(
     tmp_path: Path, name: str, content: bytes, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
@@ -203,7 +203,7 @@ def test_a_sound_and_its_separately_named_description_are_one_sample(tmp_path: P
     files = [
         ("a.audio.wav", sound(1, "wav")),
         ("a.meta.json", b'{"label": "dog"}'),
-        ("b.left.wav", sound(2, "wav")),  # of two sounds none is meant
+        ("b.left.wav", sound(2, "wav")),  # with two sounds, it is unclear which one is meant
         ("b.meta.json", b'{"label": "sea"}'),
         ("b.right.wav", sound(3, "wav")),
     ]

@@ -1,4 +1,4 @@
-"""Shards keep every kind of sound and image that a data set reads."""
+"""Shards contain every kind of sound and image that a data set reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.shards.writing import encode
 
 FORMATS = {".opus": "OGG", ".oga": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST", ".wave": "WAV"}
 FORMATS |= {".odd": "FLAC", "": "WAVEX"}
-SOUNDS = sorted(AUDIO_SUFFIXES - {".bwf", ".aifc", ".mp2"})  # others in the same container are written
+SOUNDS = sorted(AUDIO_SUFFIXES - {".bwf", ".aifc", ".mp2"})  # files of other suffixes use the same container
 PICTURES = sorted(IMAGE_SUFFIXES - {".pgm", ".pbm"})
 
 
@@ -53,7 +53,7 @@ def make(table: Path, to: Path, *flags: str) -> None:
     assert main([*words, *flags]) == 0
 
 
-def test_no_sample_loses_its_sound_or_its_image(
+def test_every_sample_keeps_its_sound_or_its_image(
     every_kind: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(every_kind.root / "t.csv", tmp_path, "--in-order")
@@ -111,7 +111,7 @@ def test_verify_compares_counts_with_the_manifest(
     manifest.write_text("\n".join(map(json.dumps, lines)))
     capsys.readouterr()
     assert main(["verify", str(manifest), "-j", "1"]) == 1
-    shown = what.replace("pictures", "images")  # the manifest has its own name
+    shown = what.replace("pictures", "images")  # the manifest calls images "pictures"
     said = f"{tmp_path}/000000.tar: {there} {shown}; the manifest says {there + 2}\n"
     assert capsys.readouterr().out.startswith(said)
 

@@ -48,7 +48,7 @@ def test_the_seed_decides_the_order_unless_the_data_set_does(tmp_path: Path) -> 
     assert ordered == [[f"number {10 * shard + index}" for index in range(10)] for shard in range(10)]
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the library itself
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # raised inside webdataset
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     import webdataset
@@ -65,7 +65,7 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
         assert {"flac", "0.png"} < sample.keys()
 
 
-def test_the_manifest_has_the_offset_of_each_sample(tmp_path: Path) -> None:
+def test_the_manifest_contains_the_offset_of_each_sample(tmp_path: Path) -> None:
     for shard in read(written(tmp_path)).shards:
         with tarfile.open(tmp_path / shard.file) as tar:
             members = [member for member in tar if member.name.endswith(".flac")]
@@ -89,9 +89,11 @@ def test_equal_sets_make_equal_shards(tmp_path: Path) -> None:
         ({"samples": 1000, "size_bytes": 1}, [1] * 100),
     ],
 )
-def test_count_and_size_limit_a_shard(options: dict[str, Any], expected: list[int]) -> None:
+def test_the_size_of_a_shard_is_limited_by_samples_or_bytes(
+    options: dict[str, Any], expected: list[int]
+) -> None:
     jobs = plan({None: Numbers(100)}, Options(**options))
-    assert [len(job.indices) for job in jobs] == expected  # each is two files of two blocks
+    assert [len(job.indices) for job in jobs] == expected  # each sample is two files of two blocks
 
 
 def test_each_fold_has_its_own_shards(tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_sounds_and_images_survive_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("audio", "most"), [("flac", 0.501), ("wav", 0.0), ("ogg", 3000.0)])
-def test_encoding_loses_no_more_than_its_format_does(audio: Any, most: float) -> None:
+def test_encoding_loses_no_more_than_the_format_requires(audio: Any, most: float) -> None:
     tones = np.sin(np.arange(1, 3)[:, None] * np.linspace(0, 300, 5000))
     loud = (30000 * tones).astype(np.float32)
 
@@ -223,7 +225,7 @@ def test_an_unreadable_sample_is_an_error_with_its_name(tmp_path: Path) -> None:
 
 
 def test_unreadable_samples_can_be_skipped(tmp_path: Path) -> None:
-    numbers = Numbers(40, gone=[3, *range(20, 30)])  # those of a whole shard, too
+    numbers = Numbers(40, gone=[3, *range(20, 30)])  # including all samples of one shard
     options = Options(samples=10, seed=None, skip=True)
     manifest, left_out = make({None: numbers}, tmp_path, options, made_from={})
     assert sorted(left_out) == sorted(f"number {index}" for index in numbers.gone)

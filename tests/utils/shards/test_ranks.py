@@ -35,11 +35,11 @@ def check(folder: Path, *, count: int, samples: int, batch_size: int) -> None:
         for index, labels in rank["read"].items():
             number = int(str(shards.record(index)["clip"]).split()[1])
             assert labels == [SaidNumbers.class_names[number % 2]]
-    # The second epoch, gone on with in its middle by other workers.
+    # The second epoch, resumed in the middle with another number of workers.
     parts = [rank["before"] + rank["after"] for rank in ranks]
     assert counted(parts) == once
     assert parts != first
-    # Batches of both together are as large as those of one process.
+    # The batches of both processes together are as large as those of one process.
     for together in (first, parts):
         sizes = [len(one) + len(other) for one, other in zip(*together, strict=True)]
         assert sizes == [batch_size] * (count // batch_size) + [count % batch_size]

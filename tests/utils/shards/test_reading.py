@@ -1,4 +1,4 @@
-"""Reading shards: local, remote and damaged ones."""
+"""Local, remote and damaged shards are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COUNT = 10_000
 
 @pytest.fixture(scope="module")
 def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a hundred numbers to ten shards, in order."""
+    """Write a hundred numbers to ten shards, in order; return the folder."""
     return written(tmp_path_factory.mktemp("numbers"), seed=None).parent
 
 
@@ -40,13 +40,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def order(many: str) -> list[list[int]]:
-    """Return the batches of their first epoch, without workers."""
+    """Return the batches of the first epoch of `many`, without workers."""
     return indices(epoch(loader(Shards(many), batch_size=64)))
 
 
 @pytest.fixture
 def served(numbers: Path) -> Iterator[str]:
-    """Serve the shards and return the address."""
+    """Serve the shards of `numbers`; yield the address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -86,7 +86,7 @@ def flat(lists: list[list[int]]) -> list[int]:
 
 
 def values(shards: Shards, batches: list[Batch]) -> dict[int, float]:
-    """Return the value of each sample by index; that of number n is n."""
+    """Return the value of each sample by index; check that sample "number n" has the value n."""
     found = {
         int(index): float(row[0, 0])
         for batch in batches
@@ -102,7 +102,7 @@ def values(shards: Shards, batches: list[Batch]) -> dict[int, float]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_ten_thousand_samples_come_once_per_epoch_with_any_number_of_workers(
+def test_ten_thousand_samples_are_read_once_per_epoch_with_any_number_of_workers(
     many: str, order: list[list[int]], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ignite_trainer.data.loader._processors", lambda: 4)
@@ -134,12 +134,12 @@ def test_resuming_an_epoch_neither_loses_nor_repeats_samples(many: str, order: l
 # Remote shards
 
 
-def test_it_is_streamed_and_not_kept_on_the_device(numbers: Path) -> None:
+def test_shards_are_streamed(numbers: Path) -> None:
     assert isinstance(Shards(str(numbers / "manifest.jsonl")), Streamed)
 
 
 @pytest.mark.usefixtures("pipes")
-def test_remote_shards_give_the_same_batches(numbers: Path, served: str) -> None:
+def test_remote_shards_yield_the_same_batches(numbers: Path, served: str) -> None:
     here = Shards(str(numbers / "manifest.jsonl"))
     expected = epoch(loader(here))
     assert len(values(here, expected)) == 100
@@ -172,7 +172,7 @@ def test_a_stretch_can_begin_within_a_shard(numbers: Path) -> None:
 
 
 @pytest.mark.usefixtures("pipes")
-def test_at_most_a_block_of_samples_is_held(numbers: Path) -> None:
+def test_at_most_one_block_of_samples_is_kept_in_memory(numbers: Path) -> None:
     manifest = str(numbers / "manifest.jsonl")
     there = Shards(f"pipe:cat {numbers}/{{000000..000009}}.tar", manifest=manifest, block=5)
     url, entry = there.shards[3]
@@ -188,7 +188,7 @@ def test_at_most_a_block_of_samples_is_held(numbers: Path) -> None:
 
 @pytest.mark.usefixtures("pipes")
 def test_a_broken_connection_is_retried(numbers: Path, tmp_path: Path) -> None:
-    # The first two times only a part comes.
+    # The first two transfers stop early.
     script = tmp_path / "get.sh"
     script.write_text(
         'n=$(cat "$2" 2>/dev/null || echo 0); echo $((n + 1)) > "$2"\n'
@@ -221,7 +221,7 @@ def damaged(numbers: Path, tmp_path: Path, *, cut: int | None = None, at: int | 
     return folder
 
 
-SAMPLE = 2048  # bytes in a shard: two files, each of a header and a block
+SAMPLE = 2048  # bytes of a sample in a shard: two files, each of a header and a block
 
 
 @pytest.mark.parametrize(

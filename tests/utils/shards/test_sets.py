@@ -224,7 +224,7 @@ def test_the_data_set_decides_the_splits(halved: Path) -> None:
         Shards(str(halved / "test-000000.tar"), train=True)
 
 
-def test_a_part_of_a_set_has_another_name_in_results(halved: Path) -> None:
+def test_part_of_a_set_has_a_different_name_in_results(halved: Path) -> None:
     assert Shards(str(halved / "manifest.jsonl"), train=True).results_name == "Numbers"
     part = Shards(str(halved / "train-{000000..000001}.tar"))
     assert part.results_name == "part of Numbers (20 clips)"
@@ -250,7 +250,7 @@ def test_wrong_arguments_are_errors(folded: str, args: dict[str, Any], said: str
         Shards(folded, **args)
 
 
-def test_a_set_without_folds_has_none_to_hold_out(numbers: Path) -> None:
+def test_no_fold_of_a_set_without_folds_can_be_held_out(numbers: Path) -> None:
     with pytest.raises(ValueError, match=r"fold is 1; the folds of these shards: none\."):
         Shards(str(numbers / "manifest.jsonl"), train=True, fold=1)
 
@@ -263,7 +263,7 @@ def test_single_samples_are_indexed_like_a_list(numbers: Path) -> None:
             shards[index]
 
 
-def test_an_epoch_has_each_sample_once_and_whole_shards(numbers: Path) -> None:
+def test_an_epoch_reads_each_sample_once_shard_by_shard(numbers: Path) -> None:
     shards = Shards(str(numbers / "manifest.jsonl"), block=4)
     assert list(shards.epoch_order(None)) == list(range(30))
     first, same, other = (list(shards.epoch_order(key)) for key in (1, 1, 2))
@@ -293,10 +293,10 @@ def test_the_check_finds_missing_shards_and_wrong_sizes(tmp_path: Path) -> None:
     ]
 
 
-# Shards made elsewhere
+# Shards made by other programs
 
 
-def test_shards_made_elsewhere_are_indexed_and_read(
+def test_shards_made_by_other_programs_are_indexed_and_read(
     tmp_path: Path, numbers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(numbers / "000000.tar") as shard:

@@ -36,7 +36,7 @@ def several() -> AudioCLIP:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Make a table of four sounds in two folds, with one, no, two and one label; the last lacks its sound."""
+    """Write a table of four rows in two folds, with 1, 0, 2 and 1 labels; the last row has no sound."""
     for number in range(3):
         samples = np.random.default_rng(number).integers(-9999, 9999, 4410).astype(np.int16)
         soundfile.write(tmp_path / f"{number}.wav", samples, 44100)
@@ -62,7 +62,7 @@ TOO_MANY = "A sample has several labels, but only one is allowed."
 NO_SOUND = "A sample has no sound, which this task needs."
 
 
-def test_rows_without_a_label_or_with_too_many_are_named_by_line(
+def test_rows_without_a_label_or_with_too_many_are_named_with_their_lines(
     single: AudioCLIP, several: AudioCLIP, table: Path
 ) -> None:
     none, two = "own.csv, line 3: 1.wav", "own.csv, line 4: 2.wav (dog, rain)"
@@ -83,13 +83,13 @@ def test_an_unscored_training_split_needs_only_what_training_needs(single: Audio
     for positives in ("diagonal", "same_label"):
         task = Contrastive(positives=positives)
         assert found(task, single, table, train_is_scored=False) == []
-    # Its text is made of the labels.
+    # The texts of this task are made from the labels.
     missing = ("error", NO_LABEL, none)
     assert found(AudioTextContrastive(), single, table, train_is_scored=False) == [missing, silent]
     classifier = ESResNeXt(num_classes=2, pretrained=False)
     needed = [missing, ("error", TOO_MANY, two)]
     assert found(Classification(), classifier, table, train_is_scored=False) == needed
-    # Held-out samples are scored.
+    # Held-out samples are always scored.
     table.write_text(table.read_text().replace("0.wav,,dog,", "0.wav,,dog;rain,"))
     held_out = ("error", TOO_MANY, "own.csv, line 2: 0.wav (dog, rain)")
     assert found(Contrastive(), single, table, train_is_scored=False) == [held_out]
@@ -104,8 +104,10 @@ def test_checks_decode_nothing_into_the_cache(single: AudioCLIP, table: Path, ca
     assert unprepared.labels == prepared.labels
 
 
-def test_cut_texts_are_warnings_and_uncuttable_ones_errors(single: AudioCLIP, tmp_path: Path) -> None:
-    """The tower takes 12 tokens: ten words and the marks around them."""
+def test_texts_that_are_cut_are_warnings_and_those_that_cannot_be_cut_errors(
+    single: AudioCLIP, tmp_path: Path
+) -> None:
+    """The tower accepts 12 tokens: ten words between start and end tokens."""
     soundfile.write(tmp_path / "a.wav", np.full(4410, 999, np.int16), 44100)
     fits, long = " ".join(["dog"] * 10), " ".join(["dog"] * 11)
     path = tmp_path / "own.tsv"
@@ -170,7 +172,7 @@ def test_unknown_labels_of_shards_are_named_before_a_run(tmp_path: Path, table: 
 
 def test_a_clip_as_quiet_as_one_16_bit_step_is_accepted(single: AudioCLIP) -> None:
     whole = Clips()
-    whole.audio = np.sign(whole.audio)  # -1 and 1 alone
+    whole.audio = np.sign(whole.audio)  # only -1 and 1
     AudioTextContrastive().prepare(single, train=whole, test=whole)
     one_quiet = Clips()
     one_quiet.audio[0] = 0.9 * np.sign(one_quiet.audio[0])  # as resampling leaves it

@@ -104,7 +104,7 @@ def shards(root: Path) -> dict[str, Any]:
         (Shards, shards),
     ],
 )
-def test_every_data_set_warns_of_a_class_without_training_clips(
+def test_a_class_without_training_clips_is_found_in_every_data_set(
     kind: Any, write: Callable[[Path], dict[str, Any]], tmp_path: Path
 ) -> None:
     data = kind(**write(tmp_path), train=True)
@@ -114,7 +114,7 @@ def test_every_data_set_warns_of_a_class_without_training_clips(
     ]
 
 
-def test_every_task_warns_of_a_class_without_training_clips(tmp_path: Path) -> None:
+def test_every_task_warns_about_a_class_without_training_clips(tmp_path: Path) -> None:
     splits: dict[str, Any] = {
         name: Table(**folder(tmp_path), train=name == "train") for name in ("train", "test")
     }
@@ -126,7 +126,7 @@ def test_every_task_warns_of_a_class_without_training_clips(tmp_path: Path) -> N
     assert [one.where for one in Classification().check(model, **splits)] == ["sea"]
 
 
-def test_a_data_set_that_does_not_know_its_labels_gives_no_warning(tmp_path: Path) -> None:
+def test_a_data_set_that_does_not_know_its_labels_causes_no_warning(tmp_path: Path) -> None:
     assert absent_classes(MadeScenes(scenes=8, held_out_scenes=4)) == []
     args = shards(tmp_path)
     manifest = Path(args["urls"])

@@ -48,7 +48,7 @@ def test_the_beginning_of_a_long_clip_is_shown(tower: ESResNeXt) -> None:
     assert (sound.media_type, picture.media_type) == ("audio/ogg", "image/png")
 
 
-def test_the_spectrogram_is_the_image_that_the_backbone_sees(tower: ESResNeXt) -> None:
+def test_the_spectrogram_is_the_input_image_of_the_backbone(tower: ESResNeXt) -> None:
     clip = tone(0.5)
     with torch.inference_mode():
         shown = Portraits(tower).decibels(clip)
@@ -66,7 +66,7 @@ def test_a_sample_without_a_sound_shows_nothing() -> None:
     assert Portraits().sample(None) == ()
 
 
-def test_wavelets_are_shown_beside_initial_ones(tower: ESResNeXt) -> None:
+def test_wavelets_are_shown_next_to_the_initial_ones(tower: ESResNeXt) -> None:
     assert tower.fbsp is not None
     portraits = Portraits(tower)
     initial = tower.fbsp.fc.detach().clone()
@@ -81,7 +81,7 @@ def test_wavelets_are_shown_beside_initial_ones(tower: ESResNeXt) -> None:
     curves = (np.asarray(line.get_data()) for line in responses.lines)
     peaks = [frequencies[levels.argmax()] for frequencies, levels in curves]
     moved = np.array(peaks[0::2]) - np.array(peaks[1::2])
-    assert moved == pytest.approx(0.25 * RATE / 256, abs=RATE / 256 / 8 + 1)  # a step of the frequencies
+    assert moved == pytest.approx(0.25 * RATE / 256, abs=RATE / 256 / 8 + 1)  # the frequencies have this step
     with torch.no_grad():
         (picture,) = portraits.wavelets()
     assert Image.open(io.BytesIO(picture.content)).width >= 800
@@ -103,7 +103,7 @@ def test_a_response_equals_the_networks_output_for_a_tone() -> None:
         for place, hertz in zip(chosen, frequencies[chosen], strict=True):
             tone = torch.exp(2j * torch.pi * hertz * time)
             parts = (tone.real.contiguous(), tone.imag.contiguous())
-            padded = torch.stack(parts)[:, :256] * tower.window  # a frame
+            padded = torch.stack(parts)[:, :256] * tower.window  # one frame
             wavelets = torch.complex(bank[0], bank[1])[rows, 128:384]
             response = (torch.complex(*padded) * wavelets).sum(dim=1).abs()
             level = tower.window.sum() * bank.square().sum(dim=0).mean().sqrt()
@@ -111,5 +111,5 @@ def test_a_response_equals_the_networks_output_for_a_tone() -> None:
             assert responses[:, place] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_tower_without_learned_wavelets_shows_none() -> None:
+def test_no_wavelets_are_shown_for_a_tower_without_learned_ones() -> None:
     assert Portraits().wavelets() == ()

@@ -1,4 +1,4 @@
-"""Tasks against formulas with the model's public encoders."""
+"""Tasks equal formulas that use the model's public encoders."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -152,7 +152,7 @@ def test_texts_of_a_frozen_tower_are_encoded_once(monkeypatch: pytest.MonkeyPatc
     assert sorted(encoded) == sorted(LABELS)
 
 
-def test_features_of_a_frozen_tower_follow_its_weights() -> None:
+def test_cached_features_of_a_frozen_tower_are_renewed_if_its_weights_change() -> None:
     frozen, prompts = tiny_audioclip().eval().requires_grad_(False), Prompts("{}")
     prompts.encode(frozen, [["dog"], ["rain"]])
     other = {name: 1.5 * weight for name, weight in frozen.state_dict().items()}
@@ -169,7 +169,7 @@ def test_cached_features_belong_to_their_texts() -> None:
         with torch.inference_mode(first == 3):
             found = prompts.encode(frozen, [[text] for text in texts[first : first + 10]])
         torch.testing.assert_close(found, expected[first : first + 10])
-        assert not found.is_inference()  # a training step may need it
+        assert not found.is_inference()  # a training step may need the cached features
 
 
 def test_texts_of_a_trained_tower_are_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,9 @@ def test_texts_of_a_trained_tower_are_tokenised_once(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(SimpleTokenizer, "encode", counting)
     model, task = tiny_audioclip(), Contrastive("heard once: {}")
-    batch = batch_of(Clips())._replace(labels=[["dog"], ["rain"] * 20, ["dog"], ["siren"]])  # one too long
+    batch = batch_of(Clips())._replace(
+        labels=[["dog"], ["rain"] * 20, ["dog"], ["siren"]]
+    )  # one text is too long
     for _ in range(3):
         task.training_step(model, batch)
     assert {"heard once: dog", "heard once: siren"} <= seen.keys()
@@ -250,7 +252,7 @@ def test_implausible_data_are_refused_before_training(model: AudioCLIP, clips: C
         AudioTextContrastive().prepare(model, train=clips, test=clips)
 
 
-def test_an_unreadable_first_sample_is_left_to_the_run(model: AudioCLIP) -> None:
+def test_an_unreadable_first_sample_is_not_an_error_of_the_task(model: AudioCLIP) -> None:
     class Gone(Clips):
         def __getitem__(self, index: int) -> Sample:
             if index == 0:
@@ -283,7 +285,7 @@ def test_tasks_refuse_models_and_options_that_do_not_fit(model: AudioCLIP) -> No
 # Zero-shot
 
 
-def test_the_embeddings_of_several_templates_are_averaged_on_the_sphere(model: AudioCLIP) -> None:
+def test_the_embeddings_of_several_templates_are_averaged_and_normalised(model: AudioCLIP) -> None:
     templates = ["the sound of {}", "{} heard", "{}"]
     task = prepared(model, AudioTextContrastive(templates), Clips())
     with torch.inference_mode():
@@ -293,7 +295,7 @@ def test_the_embeddings_of_several_templates_are_averaged_on_the_sphere(model: A
     assert task.class_names == tuple(LABELS)
 
 
-def test_a_class_can_have_another_text(model: AudioCLIP) -> None:
+def test_the_text_of_a_class_can_be_replaced(model: AudioCLIP) -> None:
     task = prepared(model, AudioTextContrastive("a {}", class_texts={"dog": "barking dog"}), Clips())
     with torch.inference_mode():
         task.start_evaluation(model)

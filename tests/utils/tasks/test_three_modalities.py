@@ -1,4 +1,4 @@
-"""The task of three modalities against a formula: whole and partial batches, and parts."""
+"""The task of three modalities equals a formula, with complete and partial batches, and in parts."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def pair_loss(model: AudioCLIP, task: Contrastive, batch: Any) -> float:
 
 
 @pytest.mark.parametrize(("reduction", "divisor"), [("mean", 3), ("factorial", 6)])
-def test_the_loss_of_a_whole_batch_has_three_pairs(
+def test_the_loss_of_a_complete_batch_has_three_pairs(
     audioclip: AudioCLIP, reduction: Any, divisor: int
 ) -> None:
     words = [names or ["thunder"] for names in LABELS]
@@ -115,7 +115,7 @@ def test_each_pair_uses_the_samples_that_have_both_modalities(audioclip: AudioCL
 
 
 @pytest.mark.parametrize("lacking", ["audio", "image", "labels"])
-def test_a_modality_may_be_absent_altogether(audioclip: AudioCLIP, lacking: str) -> None:
+def test_a_modality_may_be_missing_from_all_samples(audioclip: AudioCLIP, lacking: str) -> None:
     words = [*LABELS[:5], ["thunder"]]
     batch = Sample(sounds(), pictures(), words)._replace(**{lacking: None})
     names = {"audio", "image", "text"} - {"text" if lacking == "labels" else lacking}
@@ -225,7 +225,7 @@ def test_targets_are_on_the_device_of_the_model(audioclip: AudioCLIP) -> None:
     assert output.y.device == output.y_pred.device == torch.device("meta")
 
 
-def test_a_text_too_long_for_the_tower_is_cut_short(audioclip: AudioCLIP) -> None:
+def test_a_text_too_long_for_the_tower_is_cut(audioclip: AudioCLIP) -> None:
     long = Sample(sounds()[:2], None, [["rain"] * 40, ["dog"]])
     short = Sample(sounds()[:2], None, [["rain"] * 5, ["dog"]])
     found, expected = (Contrastive().embed(audioclip, batch)["text"] for batch in (long, short))

@@ -45,7 +45,7 @@ def streams(indices: list[int], epoch: int) -> SampleRandom:
 
 
 def assert_equal_to_rounding(actual: Tensor, expected: Tensor) -> None:
-    """Compare audio to float32's rounding at the clip's own level: 0.016 at a peak of 32768.
+    """Compare audio up to float32's rounding at the clip's own level: 0.016 at a peak of 32768.
 
     Sums over a padded clip, and vectorised cosines at its end, round differently from those of one clip.
     """
@@ -160,7 +160,7 @@ def _any(value: Any) -> Any:
 
 @pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(1, 2, 5), torch.zeros(1, 5).short()])
 @pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise"])
-def test_other_tensors_than_clips_are_refused(values: Tensor, name: str) -> None:
+def test_tensors_that_are_not_clips_are_refused(values: Tensor, name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^values are torch\.\w+ \[.*\]; audio must be floating-point \[C, T\]"
     ):
@@ -176,7 +176,7 @@ def test_a_clip_with_three_axes_cannot_become_1d() -> None:
 
 @pytest.mark.gpu
 @every_transform
-def test_a_device_gives_the_same_batch_as_the_cpu(transform: BatchTransform) -> None:
+def test_a_device_computes_the_same_batch_as_the_cpu(transform: BatchTransform) -> None:
     batch = PaddedBatch.stack(clips(2))
     everyone = list(range(len(batch.lengths)))
     expected = transform.batch(batch, streams(everyone, 0))

@@ -1,4 +1,4 @@
-"""Each audio transform against a plain formula for one clip."""
+"""Each audio transform equals a plain formula for one clip."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_padding_reaches_every_position_equally_often() -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_clips_of_the_right_length_are_unchanged(train: bool) -> None:
+def test_clips_of_the_requested_length_are_unchanged(train: bool) -> None:
     for samples in (10, 11):
         assert torch.equal(RandomPadding(10, train=train)(clip(2, samples)), clip(2, samples))
     for samples in (1, 9, 10):
@@ -177,7 +177,9 @@ def test_a_central_crop_rounds_down() -> None:
 
 
 def test_a_crop_reaches_every_position_equally_often() -> None:
-    sample = torch.tensor([[1.0, -1.0] * 5]).cumsum(dim=1) + torch.arange(10) * 1e-3  # equally loud all over
+    sample = (
+        torch.tensor([[1.0, -1.0] * 5]).cumsum(dim=1) + torch.arange(10) * 1e-3
+    )  # equally loud throughout
     cropped = RandomCrop(6).batch(copies(sample, 5_000), streams(5_000))
     assert cropped.values.shape == (5_000, 1, 6)
     offsets = torch.round((cropped.values[:, 0].sum(dim=1) - 3.0) / 6e-3 - 2.5).long()
@@ -192,9 +194,9 @@ def test_a_crop_reaches_every_position_equally_often() -> None:
         # levels of the head, the middle (where the central crop falls) and the tail
         ((1.0, 1.0, 1.0), "crop"),
         ((1.0, 0.0, 1.0), "head"),
-        ((0.1, 0.0, 1.0), "tail"),  # the head is quiet, and louder than the crop
-        ((0.0, 0.1, 1.0), "head"),  # the head is quieter still: it is taken all the same
-        ((0.0, 0.0, 1.0), "head"),  # the head is as quiet: not larger
+        ((0.1, 0.0, 1.0), "tail"),  # the head is quiet, but louder than the crop
+        ((0.0, 0.1, 1.0), "head"),  # the head is even quieter, but is taken all the same
+        ((0.0, 0.0, 1.0), "head"),  # the head is as quiet as the crop, not louder
         ((0.0, 1.0, 0.0), "crop"),
         ((0.0, 0.0, 0.0), "crop"),
     ],
@@ -260,7 +262,7 @@ def test_snr_is_uniform_between_its_limits(channels: int) -> None:
     assert stats.kstest(snr_db.numpy(), stats.uniform(10, 30).cdf).pvalue > 1e-6
 
 
-def test_equal_limits_give_exactly_that_snr_even_to_a_clip_of_one_sample() -> None:
+def test_equal_limits_yield_exactly_that_snr_even_for_a_clip_of_one_sample() -> None:
     for samples in (1, 1_000):
         _, snr_db = noise_and_snr(clip(1, samples), RandomNoise(20.0, 20.0, p=1.0), 10)
         torch.testing.assert_close(snr_db, torch.full((10,), 20.0, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Transforms of images against those of open_clip and torchvision, single and in batches."""
+"""Transforms of images equal those of open_clip and torchvision, for single images and batches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_fitting_and_normalising_equal_clips_preprocessing(height: int, width: i
     found = NormaliseImage()(FitImage(224)(pixels))
     expected = preprocess_image(pixels.permute(1, 2, 0).numpy())
     assert found.shape == expected.shape == (3, 224, 224)
-    # PIL rounds after each of two passes, torch differently: a level of 255 at most, here and there two.
+    # PIL rounds after each of two passes, torch does not; levels differ by 1 of 255, rarely by 2.
     assert float((found - expected).abs().max()) < 2.1 / 255 / 0.26
     assert float((found - expected).abs().mean()) < 0.3 / 255 / 0.26
 
@@ -58,7 +58,7 @@ def test_a_batch_of_unequal_widths_is_fitted_like_single_images() -> None:
         assert torch.equal(row, FitImage(32)(pixels))
 
 
-def test_an_image_covers_a_rectangular_size_and_keeps_its_middle() -> None:
+def test_an_image_covers_a_rectangular_size_and_is_cropped_centrally() -> None:
     pixels = torch.zeros(3, 20, 80, dtype=torch.uint8)
     pixels[:, :, 40:] = 200
     fitted = FitImage([10, 20])(pixels)
@@ -86,7 +86,7 @@ def test_random_crops_do_not_depend_on_the_batch() -> None:
     assert not torch.equal(together, crop.batch(batch_of(*pictures), streams(6, epoch=1)).values)
 
 
-def test_a_crop_of_the_whole_image_only_scales_it() -> None:
+def test_a_crop_of_the_entire_image_only_scales_it() -> None:
     pixels = picture(30, 60)
     crop = RandomImageCrop([15, 30], scale=(1.0, 1.0), ratio=(2.0, 2.0))
     assert torch.equal(crop(pixels), functional.resize(pixels, [15, 30], 3))
@@ -112,7 +112,7 @@ def test_the_model_or_the_arguments_decide_the_normalisation() -> None:
 
 @pytest.fixture
 def frames(tmp_path: Path) -> Frames:
-    """Make five plain images of several sizes."""
+    """Write five uniform images of different sizes."""
     paths = []
     for number in range(5):
         pixels = np.full((20 + number, 30, 3), 40 * number, np.uint8)

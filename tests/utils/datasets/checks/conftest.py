@@ -1,4 +1,4 @@
-"""Runs of `--check`."""
+"""Fixture that runs `--check`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ignite_trainer.commands import cli
 
 @pytest.fixture
 def run_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run the command on a data set, with flags and keys of `Setup`; return exit status and report."""
+    """Return a function that runs the command on a data set, and returns exit status and report."""
 
     def run(name: str, args: dict[str, Any], *flags: str, **setup: Any) -> tuple[int, str]:
         performance = {"line_label": "Accuracy", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}

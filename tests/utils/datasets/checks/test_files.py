@@ -1,4 +1,4 @@
-"""Faults of sound files: truncated ones in each format, wrong headers, equal files."""
+"""Faults of sound files: truncation in each format, wrong headers, equal files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_file_cut_anywhere_cannot_be_used(form: str, part: float, tmp_path: Pa
 
 
 def test_an_ogg_file_without_its_last_page_is_read_with_a_note(tmp_path: Path) -> None:
-    """Recorders of streams write such files; a truncated file rarely ends between two pages."""
+    """Stream recorders write such files; a truncated file rarely ends between two pages."""
     path = tmp_path / "a.ogg"
     soundfile.write(path, np.tile(NOISE, 10), 44100)
     content = path.read_bytes()
@@ -35,7 +35,7 @@ def test_an_ogg_file_without_its_last_page_is_read_with_a_note(tmp_path: Path) -
     assert 0.9 * 300_000 < heard.samples < 300_000
 
 
-def test_a_header_that_promises_too_much_is_a_warning(tmp_path: Path) -> None:
+def test_a_header_that_announces_too_many_samples_is_a_warning(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", NOISE, 44100)
     content = bytearray((tmp_path / "a.flac").read_bytes())
     content[22:26] = (40_000).to_bytes(4, "big")
@@ -86,7 +86,7 @@ def test_listening_finds_rate_channels_and_samples(tmp_path: Path) -> None:
 
 
 def test_equal_sounds_have_equal_digests_in_any_format(tmp_path: Path) -> None:
-    sound = np.round(np.tile(NOISE, 20) * 32768) / 32768  # longer than what is read at a time
+    sound = np.round(np.tile(NOISE, 20) * 32768) / 32768  # longer than the block that is read at a time
     paths = [tmp_path / name for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.wav")]
     soundfile.write(paths[0], sound, 44100)
     soundfile.write(paths[1], sound, 44100)

@@ -1,4 +1,4 @@
-"""`--check` finds one planted fault after the other, and passes clean data sets."""
+"""`--check` finds every planted fault, and passes clean data sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], tuple[str, str, str]]] = {
 
 @dataclass
 class Planted:
-    """A data set to plant faults in: the rows of its table, which `save` writes, and their files."""
+    """A data set in which to plant faults: the rows of its table, written by `save`, and their files."""
 
     kind: str
     root: Path
@@ -45,7 +45,7 @@ class Planted:
             others = (row for row in self.rows if row is not first and row[self.label] == first[self.label])
             return [row for row in others if (row["fold"] == first["fold"]) == same_fold]
 
-        # One clip, with others of its class, in its own fold and in another one.
+        # A clip, and two more clips of its class: one in the same fold and one in another.
         self.first, self.here, self.elsewhere = next(
             (row, here[0], elsewhere[0])
             for row in self.rows
@@ -68,7 +68,7 @@ class Planted:
             writer.writerows(self.rows)
 
     def write(self, samples: Any, *, rate: int = 44100, subtype: str = "PCM_16") -> str:
-        """Put other samples into the first clip; return its path."""
+        """Write these samples to the file of the first clip; return its path."""
         soundfile.write(self.path(self.first), samples, rate, subtype=subtype)
         return self.relative(self.first)
 
@@ -84,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted(
     request: pytest.FixtureRequest, made: Path, real_data: Callable[[str], Path], tmp_path: Path
 ) -> Planted:
-    """A copy of each of the two sets."""
+    """Copy each of the two data sets."""
     source = made if request.param == "made" else real_data("us8k-mini")
     shutil.copytree(source, tmp_path / "set")
     return Planted(request.param, tmp_path / "set")
@@ -92,7 +92,7 @@ def planted(
 
 @pytest.fixture
 def planted_made(made: Path, tmp_path: Path) -> Planted:
-    """A copy of the synthetic set."""
+    """Copy the synthetic data set."""
     shutil.copytree(made, tmp_path / "set")
     return Planted("made", tmp_path / "set")
 
@@ -108,7 +108,7 @@ def test_a_clean_set_passes_and_nothing_is_written(planted: Planted, run_check: 
         assert "0 errors, 0 warnings" in report
 
 
-# Each plants one fault and returns what the report must say: what, and where.
+# Each function plants one fault; it returns the finding and the place that the report must name.
 Said = tuple[str, str]
 
 
@@ -328,7 +328,7 @@ def test_files_of_skipped_clips_are_not_reported(esc50: Path) -> None:
     assert not [finding for finding in found if "does not list" in finding.what]
 
 
-def test_part_of_a_published_set_is_a_warning_with_the_name_that_results_have(esc50: Path) -> None:
+def test_an_incomplete_published_set_is_a_warning_that_states_its_name_in_results(esc50: Path) -> None:
     found = [one for one in ESC50.inspect_data(root=str(esc50)).findings if "Part of the data" in one.what]
     assert [(one.severity, one.where) for one in found] == [
         ("warning", "part of ESC-50 (15 clips, 3 classes); 2,000 clips are published")

@@ -1,4 +1,4 @@
-"""`--check` of listed data sets, a user's table and AudioSet, also with unreadable lines."""
+"""`--check` of data sets that list files: a user's table and AudioSet, also with unreadable lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEAKS = "so it would be in both training and test data."
 
 @pytest.fixture
 def own(folder: Path) -> Path:
-    """A table of eight sounds and two images, in two folds and two splits."""
+    """Write a table of eight sounds and two images, in two folds and two splits."""
     lines = ["audio\timages\tlabel\tfold\tsplit"]
     for i in range(8):
         image = f"{i}.png" if i < 2 else ""
@@ -131,7 +131,7 @@ def test_space_is_estimated_from_the_lengths_of_segments(own: Path) -> None:
 
 
 def audioset(root: Path, classes: str = "") -> dict[str, Any]:
-    """Write tables of one segment each, and their sounds; return arguments."""
+    """Write tables of one segment each, and their sounds; return the data set's arguments."""
     for n, name in enumerate(("balanced_train", "eval")):
         (root / f"{name}_segments.csv").write_text(f'# a\n# b\n# c\n{n:011d}, 0.000, 1.000, "/m/1"\n')
         soundfile.write(root / f"{n:011d}.wav", np.random.default_rng(n).normal(0, 0.1, RATE), RATE)
@@ -165,7 +165,9 @@ def test_the_command_checks_a_table(own: Path, run_check: Callable[..., tuple[in
     assert "Setup.batch_train is 64, but the training split has 4 samples, fewer than one batch." in report
 
 
-def test_too_large_a_batch_hides_no_other_error(own: Path, run_check: Callable[..., tuple[int, str]]) -> None:
+def test_too_large_a_batch_does_not_hide_other_errors(
+    own: Path, run_check: Callable[..., tuple[int, str]]
+) -> None:
     own.write_text(own.read_text().replace("label", "lable", 1))
     args = {"table": str(own), "sample_rate": RATE, "fold": 1}
     status, report = run_check("Table", args, batch_train=64, epochs=1)
@@ -176,7 +178,7 @@ def test_too_large_a_batch_hides_no_other_error(own: Path, run_check: Callable[.
 
 @pytest.mark.parametrize("held_out", [{"fold": 1}, {"fold": 1, "share": 0.2}, {"split": "test"}])
 def test_a_sound_in_both_splits_is_an_error(held_out: dict[str, Any], folder: Path) -> None:
-    """A share in the protocol does not hide it if a flag holds out a fold."""
+    """A share in the protocol does not hide the error if a flag holds out a fold."""
     name, sides = ("fold", (1, 2)) if "fold" in held_out else ("split", ("test", "train"))
     rows = [f"{i}.wav,dog,{sides[i % 2]}" for i in range(4)]
     table = folder / "own.csv"
@@ -210,7 +212,7 @@ def test_if_no_line_can_be_read_each_reason_is_reported(folder: Path) -> None:
     first, _, second = str(caught.value).partition(" is expected. ")
     assert 'line 2: fold is "one"; a whole number' in first
     assert 'line 4: label is "a\ufffdb"; text on one line' in second
-    assert "line 3" not in str(caught.value)  # for the same reason as line 2
+    assert "line 3" not in str(caught.value)  # it fails for the same reason as line 2
     assert "lists no samples" not in str(caught.value)
 
 
@@ -229,7 +231,7 @@ def test_a_gap_in_the_table_of_classes_is_an_error(tmp_path: Path) -> None:
         AudioSet.inspect_data(**args)
 
 
-def test_a_bad_line_is_skipped_only_in_its_own_table(tmp_path: Path) -> None:
+def test_an_unreadable_line_is_skipped_only_in_its_own_table(tmp_path: Path) -> None:
     args = audioset(tmp_path, "")
     table = tmp_path / "balanced_train_segments.csv"
     table.write_text(table.read_text().replace("/m/1", "/m/none") + '00000000000, 0.000, 1.000, "/m/1"\n')
@@ -237,7 +239,7 @@ def test_a_bad_line_is_skipped_only_in_its_own_table(tmp_path: Path) -> None:
     assert [one.what for one in inspection.findings if one.severity == "error"] == [
         "A line of the table cannot be read."
     ]
-    assert inspection.summary.startswith("AudioSet: 2 samples")  # line 4 of the other table, too
+    assert inspection.summary.startswith("AudioSet: 2 samples")  # line 4 of the other table is read
 
 
 def test_names_that_look_alike_or_like_missing_values_are_warnings(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cache of decoded audio: made once, never incomplete, and anew when its sources change."""
+"""The cache of decoded audio is made once, never incomplete, and made again when its sources change."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ REPOSITORY = Path(__file__).parents[4]
 
 @pytest.fixture
 def drive() -> set[str]:
-    """Names of files on a drive that is down."""
+    """Names of files on an unavailable drive; tests add to them."""
     return set()
 
 
 @pytest.fixture(autouse=True)
 def decoded(monkeypatch: pytest.MonkeyPatch, drive: set[str]) -> list[str]:
-    """Names of the files decoded so far."""
+    """Record the names of decoded files."""
     names: list[str] = []
 
     def read(path: Path, sample_rate: int, mono: bool | None = None) -> Waveform:
@@ -65,7 +65,7 @@ def test_a_changed_file_is_decoded_again(esc50: Path, decoded: list[str]) -> Non
     ESC50(esc50).prepare()
     path = esc50 / "audio/1-1000-A-4.wav"
     time = path.stat().st_mtime_ns
-    new = np.arange(100, dtype=np.int16)  # as long as the old
+    new = np.arange(100, dtype=np.int16)  # as long as the old one
     soundfile.write(path, new, 44100)
     os.utime(path, ns=(time, time + 1000))
     np.testing.assert_array_equal(ESC50(esc50)[0].audio[0], new)
@@ -75,7 +75,7 @@ def test_a_changed_file_is_decoded_again(esc50: Path, decoded: list[str]) -> Non
     assert len(decoded) == 30
 
 
-def test_settings_have_caches_of_their_own(esc50: Path, cache_folder: Path, decoded: list[str]) -> None:
+def test_each_setting_has_a_separate_cache(esc50: Path, cache_folder: Path, decoded: list[str]) -> None:
     settings = [{}, {"mono": True}, {"mono": False}, {"sample_rate": 22050}, {"esc10": True}]
     for _ in range(2):
         for arguments in settings:
@@ -131,7 +131,7 @@ def test_16_bit_clips_take_2_bytes_a_sample_and_others_4(esc50: Path, cache_fold
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_storage_loses_nothing(esc50: Path, subtype: str, channels: int) -> None:
+def test_stored_clips_are_identical(esc50: Path, subtype: str, channels: int) -> None:
     path = esc50 / "audio/1-1000-A-4.wav"
     soundfile.write(path, np.random.default_rng(1).uniform(-1, 1, (77, channels)), 44100, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
@@ -198,7 +198,7 @@ def test_a_damaged_cache_is_made_again(
     assert len(decoded) == 30
 
 
-def test_data_sets_have_caches_of_their_own(esc50: Path, cache_folder: Path) -> None:
+def test_each_data_set_has_a_separate_cache(esc50: Path, cache_folder: Path) -> None:
     class Louder(ESC50):
         def decode(self, path: Path) -> Waveform:
             return 2 * super().decode(path)
@@ -208,7 +208,7 @@ def test_data_sets_have_caches_of_their_own(esc50: Path, cache_folder: Path) -> 
     assert [path.name.split("-")[0] for path in stores(cache_folder)] == ["ESC50", "Louder"]
 
 
-def test_the_cache_folder_comes_from_argument_environment_or_home(
+def test_the_cache_folder_is_taken_from_the_argument_the_environment_or_the_home(
     esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert default_cache_folder() == tmp_path / "cache"
@@ -223,7 +223,7 @@ def test_the_cache_folder_comes_from_argument_environment_or_home(
     assert default_cache_folder() == tmp_path / "home/.cache/audioclip"
 
 
-def test_two_processes_at_once_decode_once(esc50: Path, cache_folder: Path) -> None:
+def test_two_simultaneous_processes_decode_once(esc50: Path, cache_folder: Path) -> None:
     script = """
 import sys, time
 from utils.datasets import ESC50
@@ -260,7 +260,7 @@ print("sum", int(sum(abs(sample.audio).sum(dtype=float) for sample in Slow(sys.a
     assert len(list(cache_folder.glob("Slow-*/audio.bin"))) == 1
 
 
-# While a run goes on
+# During a run
 
 
 def test_an_open_cache_survives_its_deletion(esc50: Path, cache_folder: Path) -> None:
@@ -317,7 +317,7 @@ def test_an_incomplete_cache_is_an_error_unless_clips_may_be_skipped(esc50: Path
     ESC50(esc50, fold=1).prepare(skip_unreadable=True)
     with pytest.raises(ValueError, match=r"1 of its \d+ clips cannot be decoded"):
         ESC50(esc50).prepare()
-    assert decoded[count:] == ["1-1000-A-4.wav"] * 2  # each tries this one again
+    assert decoded[count:] == ["1-1000-A-4.wav"] * 2  # each data set tries this clip again
 
 
 def test_a_data_set_without_decodable_clips_is_always_an_error(esc50: Path) -> None:
@@ -348,7 +348,7 @@ def test_the_next_run_retries_only_failed_clips(esc50: Path, decoded: list[str],
         first[away]
 
     decoded.clear()
-    ESC50(esc50).prepare(skip_unreadable=True)  # the drive is still down
+    ESC50(esc50).prepare(skip_unreadable=True)  # the drive is still unavailable
     assert sorted(decoded) == ["1-1000-A-4.wav", damaged]
     drive.clear()
     second = ESC50(esc50)
@@ -361,14 +361,14 @@ def test_the_next_run_retries_only_failed_clips(esc50: Path, decoded: list[str],
     with pytest.raises(OSError, match=damaged):
         second[broken]
     with pytest.raises(OSError, match="Input/output error"):
-        first[away]  # a run keeps to what it began with
+        first[away]  # a run keeps the clips with which it started
 
     decoded.clear()
     ESC50(esc50, fold=1).prepare(skip_unreadable=True)
     assert decoded == [damaged]
 
 
-def test_clips_that_can_be_read_again_are_no_error(esc50: Path, drive: set[str]) -> None:
+def test_clips_that_can_be_read_again_cause_no_error(esc50: Path, drive: set[str]) -> None:
     drive |= {"1-1000-A-4.wav"}
     ESC50(esc50).prepare(skip_unreadable=True)
     with pytest.raises(ValueError, match=r"1 of its \d+ clips cannot be decoded"):
@@ -391,7 +391,7 @@ def test_failures_in_an_older_cache_are_retried(
     assert decoded == ["1-1000-A-4.wav"]
 
 
-def test_a_cache_without_its_appended_end_is_made_again(
+def test_a_truncated_cache_with_appended_clips_is_made_again(
     esc50: Path, cache_folder: Path, drive: set[str], decoded: list[str]
 ) -> None:
     drive |= {"1-1000-A-4.wav"}

@@ -19,14 +19,14 @@ from utils.datasets.sources.frames import Frames
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Path]:
-    """Images of 4 x 5 pixels, all (i, 0, 0) in the i-th."""
+    """Write images of 4 x 5 pixels; every pixel of image i is (i, 0, 0)."""
     paths = [tmp_path / f"{i}.png" for i in range(4)]
     for i, path in enumerate(paths):
         Image.new("RGB", (5, 4), (i, 0, 0)).save(path)
     return paths
 
 
-def test_paths_and_contents_give_the_same_pixels(pictures: list[Path]) -> None:
+def test_paths_and_contents_yield_the_same_pixels(pictures: list[Path]) -> None:
     by_path = Frames(tuple(map(str, pictures)))
     by_content = Frames(tuple(path.read_bytes() for path in pictures))
     assert len(by_path) == len(by_content) == 4
@@ -59,7 +59,7 @@ def test_errors_name_the_image(tmp_path: Path) -> None:
         Frames(("a", "b"), ("a",))
 
 
-def test_a_table_gives_all_frames_or_the_central_one(tmp_path: Path, pictures: list[Path]) -> None:
+def test_a_table_yields_all_frames_or_the_central_one(tmp_path: Path, pictures: list[Path]) -> None:
     table = tmp_path / "own.jsonl"
     names = ", ".join(f'"{path.name}"' for path in pictures)
     table.write_text(f'{{"images": [{names}]}}\n{{"images": "1.png"}}\n{{"text": "silence"}}\n')

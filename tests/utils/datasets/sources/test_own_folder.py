@@ -1,4 +1,4 @@
-"""A folder for each class: files, links, splits, and messages on the rest."""
+"""A folder for each class: files, links, splits, and messages about files that are not read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def put(folder: Path, *paths: str) -> Path:
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         target, suffix = file, file.suffix[1:]
-        file = folder / f"written.{suffix}"  # soundfile takes names in UTF-8 alone
+        file = folder / f"written.{suffix}"  # soundfile accepts only names in UTF-8
         if suffix in {"wav", "flac", "aif", "opus", "oga", "mp3"}:
             sound = np.random.default_rng(number).uniform(-0.5, 0.5, 2000)
             kind, subtype = FORMATS.get(suffix, (None, None))
@@ -59,7 +59,7 @@ def test_sounds_and_images_of_all_decodable_kinds_are_read(tmp_path: Path) -> No
     assert data.ignored_notice is None
 
 
-def test_a_run_and_the_check_report_what_is_not_read(
+def test_a_run_and_the_check_report_files_that_are_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(tmp_path, "dog/1.wav", "dog/2.m4a", "dog/3.M4A", "dog/4.webm", "dog/5.heic", "dog/notes.txt", "dog/6")
@@ -195,7 +195,7 @@ def test_folders_called_train_and_test_are_splits(tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize(
     ("train", "test"), [("train_set", "Test_Set"), ("trn", "tst"), ("training-data", "holdout")]
 )
-def test_splits_have_other_names_too(train: str, test: str, tmp_path: Path) -> None:
+def test_splits_can_have_other_names(train: str, test: str, tmp_path: Path) -> None:
     put(tmp_path, f"{train}/dog/1.wav", f"{test}/dog/2.wav")
     assert samples(tmp_path) == {f"{train}/dog/1.wav": ["dog"]}
     assert samples(tmp_path, train=False) == {f"{test}/dog/2.wav": ["dog"]}
@@ -218,7 +218,7 @@ def test_class_names_are_stripped_of_spaces_and_line_breaks(tmp_path: Path) -> N
     assert Table(tmp_path, RATE, cache=False).class_names == ["background noise", "sea waves"]
 
 
-def test_all_splits_but_train_are_held_out_or_those_named(tmp_path: Path) -> None:
+def test_all_splits_except_train_or_only_the_named_ones_are_held_out(tmp_path: Path) -> None:
     put(tmp_path, *SPLIT, "valid/dog/5.wav")
     assert {path.split("/")[0] for path in samples(tmp_path)} == {"train"}
     assert {path.split("/")[0] for path in samples(tmp_path, train=False)} == {"Test", "valid"}

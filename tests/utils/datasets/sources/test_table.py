@@ -28,7 +28,7 @@ ROWS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twelve sounds of 100 + i samples, two images."""
+    """Write twelve sounds of 100 + i samples, and two images."""
     (tmp_path / "sounds").mkdir()
     for i in range(12):
         samples = np.random.default_rng(i).integers(-32768, 32768, 100 + i).astype(np.int16)
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write a table with these rows, of the kind that its name says."""
+    """Write a table with these rows, in the format given by its suffix."""
     if path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1))
     elif path.suffix == ".jsonl":
@@ -55,13 +55,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def own(folder: Path, text: str, **args: Any) -> Table:
-    """Read a CSV table of this text."""
+    """Read a CSV table with this content."""
     (folder / "own.csv").write_text(text)
     return Table(folder / "own.csv", RATE, **args)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "parquet"])
-def test_a_table_of_any_kind_gives_the_same_samples(folder: Path, suffix: str) -> None:
+def test_tables_in_every_format_yield_the_same_samples(folder: Path, suffix: str) -> None:
     table = write(folder / f"own.{suffix}", ROWS)
     train, test = (Table(table, RATE, fold=2, train=train) for train in (True, False))
     assert (len(train), len(test)) == (8, 4)
@@ -95,7 +95,7 @@ def test_json_lines_may_be_called_json_and_a_list_of_them_may_not_be_called_json
         ("[" * 100_000, r"own\.json is not JSON \(maximum recursion"),
     ],
 )
-def test_json_that_is_no_table_is_an_error(content: str, message: str, folder: Path) -> None:
+def test_json_that_is_not_a_table_is_an_error(content: str, message: str, folder: Path) -> None:
     (folder / "own.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         Table(folder / "own.json", RATE)
@@ -117,7 +117,7 @@ def test_rows_without_a_fold_or_split_are_trained_on_and_counted(
 
 
 @pytest.mark.parametrize("cache", [None, False])
-def test_the_cache_changes_no_sample(folder: Path, cache_folder: Path, cache: bool | None) -> None:
+def test_the_cache_does_not_change_samples(folder: Path, cache_folder: Path, cache: bool | None) -> None:
     table = write(folder / "own.csv", ROWS)
     data = Table(table, RATE, cache=cache)
     plain = [soundfile.read(folder / row["file"], dtype="int16")[0] for row in ROWS]
@@ -157,20 +157,20 @@ def test_missing_fields_of_a_row_are_none(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("share", "held_out"), [(0.01, 1), (0.99, 2)])
-def test_at_least_one_group_is_held_out_and_one_is_not(folder: Path, share: float, held_out: int) -> None:
+def test_at_least_one_group_is_held_out_and_one_trained_on(folder: Path, share: float, held_out: int) -> None:
     table = write(folder / "own.csv", ROWS[:3])
     assert len(Table(table, RATE, share=share, train=False)) == held_out
     assert len(Table(table, RATE, share=share)) == 3 - held_out
 
 
-def test_labels_are_separated_or_a_json_list(folder: Path) -> None:
+def test_labels_are_split_at_the_separator_or_given_as_a_json_list(folder: Path) -> None:
     rows = [{"file": "sounds/0.wav", "tags": "a; b"}, {"file": "sounds/1.wav", "tags": '["c", "a"]'}]
     data = Table(write(folder / "own.csv", rows), RATE, separator=";")
     assert [sample.labels for sample in data] == [["a", "b"], ["c", "a"]]
     assert Table(folder / "own.csv", RATE)[0].labels == ["a; b"]
 
 
-def test_a_share_is_held_out_by_group_and_stays_when_rows_are_added(folder: Path) -> None:
+def test_a_share_is_held_out_by_group_and_does_not_change_when_rows_are_added(folder: Path) -> None:
     rows = [{**row, "group": f"recording {i // 2}"} for i, row in enumerate(ROWS)]
     table = write(folder / "own.csv", rows)
     held = {Table(table, RATE, share=0.4, train=False).record(i)["clip"] for i in range(2)}
@@ -182,7 +182,7 @@ def test_a_share_is_held_out_by_group_and_stays_when_rows_are_added(folder: Path
     assert not groups[0] & groups[1]
     fewer = Table(write(folder / "own.csv", rows[:10]), RATE, share=0.4, train=False)
     assert {entry.audio for entry in fewer.entries} == set(test) & {row["file"] for row in rows[:10]}
-    assert fewer.folds == ()  # folds of the table that are not held out by: the trainer would ask for one
+    assert fewer.folds == ()  # the table's folds are ignored; otherwise, the trainer would ask for one
     assert fewer.results_name == "own (10 samples, held out: 0.4 of the groups by hash)"
 
 
@@ -295,13 +295,15 @@ def test_only_some_of_many_unused_columns_are_named(folder: Path) -> None:
         ("file,caption\nsounds/0.wav,a dog\n", r"To train on captions, use utils\.tasks\.Contrastive"),
     ],
 )
-def test_a_task_without_labels_says_where_they_may_be(folder: Path, text: str, said: str) -> None:
+def test_if_a_task_finds_no_labels_the_error_says_where_they_may_be(
+    folder: Path, text: str, said: str
+) -> None:
     data = own(folder, text)
     with pytest.raises(ValueError, match=f"no class_names.* {said}"):
         Classes.of(data, data)
 
 
-def test_the_error_for_a_missing_table_names_those_beside_it(
+def test_the_error_for_a_missing_table_names_those_in_the_same_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.csv", "notes.txt", "note.tsv"):

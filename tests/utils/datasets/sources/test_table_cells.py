@@ -1,4 +1,4 @@
-"""Cells of a user's table: empty ones, numbers, lists, rejected text."""
+"""Cells of a user's table: empty cells, numbers, lists, refused text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from utils.datasets import ESC50, Table
 from utils.datasets.checks.names import name_findings
 
 RATE = 8000
-WILL = "\u0645\u06cc\u200c\u0634\u0648\u062f"  # Persian, with the non-joiner that its spelling needs
+WILL = "\u0645\u06cc\u200c\u0634\u0648\u062f"  # Persian; its spelling requires the non-joiner
 ASTRONAUT = "\U0001f469\u200d\U0001f680"
 
 
@@ -95,7 +95,7 @@ def test_a_comma_in_a_class_name_is_not_suspicious() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_whole_numbers_beside_a_missing_one_are_whole(folder: Path, suffix: str) -> None:
+def test_integers_in_a_column_with_a_missing_value_stay_integers(folder: Path, suffix: str) -> None:
     table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 10.0])
     assert labels(table) == [["1"], ["2"], [], ["10"]]
     table = write(folder / f"own.{suffix}", [1.0, 2.0, float("nan"), 1.0], column="fold")
@@ -105,7 +105,7 @@ def test_whole_numbers_beside_a_missing_one_are_whole(folder: Path, suffix: str)
 
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "null", "N/A", "<NA>"])
-def test_words_for_missing_numbers_are_empty(folder: Path, word: str) -> None:
+def test_words_for_a_missing_number_are_empty_cells(folder: Path, word: str) -> None:
     table = Table(write(folder / "own.csv", ["1", word], column="fold"), RATE)
     assert [entry.fold for entry in table.entries] == [1, None]
 
@@ -182,14 +182,14 @@ def test_values_may_be_separated_by_bars(folder: Path) -> None:
         "('a','b')",
     ],
 )
-def test_a_malformed_list_is_an_error_that_shows_a_right_one(folder: Path, text: str) -> None:
+def test_the_error_for_a_malformed_list_shows_a_valid_one(folder: Path, text: str) -> None:
     (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n")
     with pytest.raises(ValueError, match=re.escape('a JSON list of texts such as ["dog", "rain"]')):
         Table(folder / "own.tsv", RATE)
 
 
 @pytest.mark.parametrize("text", ["[laughter]", "[noise] dog", "[1].jpg", "[a, b].jpg"])
-def test_text_in_brackets_is_no_list(folder: Path, text: str) -> None:
+def test_text_in_brackets_is_not_a_list(folder: Path, text: str) -> None:
     assert labels(write(folder / "own.jsonl", [text, [text, "b"]])) == [[text], [text, "b"]]
     (folder / "own.tsv").write_text(f"file\tlabels\n0.wav\t{text}\n1.wav\t[1]\n2.wav\t[1, 2]\n")
     assert labels(folder / "own.tsv") == [[text], ["1"], ["1", "2"]]
@@ -203,7 +203,7 @@ def test_images_may_be_named_in_brackets(folder: Path) -> None:
     assert [entry.images for entry in entries] == [("[1].jpg",), ("[1].jpg", "[2].jpg")]
 
 
-def test_contents_of_files_in_a_table_are_an_error(folder: Path) -> None:
+def test_a_table_with_the_contents_of_files_is_an_error(folder: Path) -> None:
     table = write(folder / "own.parquet", ["dog"])
 
     def read(content: bytes | None) -> Table:
@@ -225,7 +225,7 @@ def test_folds_with_names_can_be_held_out_as_splits(folder: Path) -> None:
     assert test.record(0) == {"clip": "1.wav"}
 
 
-def test_a_published_layout_reads_whole_numbers_that_are_written_as_floats(esc50: Path) -> None:
+def test_integers_written_as_floats_are_read_in_a_published_layout(esc50: Path) -> None:
     table = esc50 / "meta/esc50.csv"
     before = ESC50(esc50, fold=1)
     lines = [line.split(",") for line in table.read_text().splitlines()]
@@ -234,7 +234,7 @@ def test_a_published_layout_reads_whole_numbers_that_are_written_as_floats(esc50
     assert ESC50(esc50, fold=1).clips == before.clips
 
 
-def test_a_published_layout_takes_format_characters(esc50: Path) -> None:
+def test_format_characters_are_accepted_in_a_published_layout(esc50: Path) -> None:
     table = esc50 / "meta/esc50.csv"
     table.write_text(table.read_text().replace("frog", WILL), encoding="utf-8")
     assert WILL in ESC50(esc50).class_names

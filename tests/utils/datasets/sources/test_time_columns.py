@@ -55,7 +55,7 @@ def segment(folder: Path, columns: dict[str, Any], **args: Any) -> tuple[float, 
         ({"start": 0.25}, (0.25, None)),
         ({"duration": 0.2}, None),
         ({"start": float("nan"), "end": float("nan")}, None),
-        # Any spelling.
+        # spellings
         ({"Begin Time (s)": 0.3, "End Time (s)": 0.5}, (0.3, 0.5)),
         ({"Begin Time (s)": 0.3, "Delta Time (s)": 0.2}, (0.3, 0.5)),
         ({"Start (s)": 0.3, "End (s)": 0.5}, (0.3, 0.5)),
@@ -76,7 +76,7 @@ def segment(folder: Path, columns: dict[str, Any], **args: Any) -> tuple[float, 
     ],
     ids=str,
 )
-def test_a_row_is_the_part_that_its_columns_say(
+def test_time_columns_select_a_segment(
     folder: Path, columns: dict[str, Any], expected: tuple[float, float | None] | None
 ) -> None:
     assert segment(folder, columns) == (expected and pytest.approx(expected))
@@ -169,7 +169,7 @@ def test_columns_that_may_be_times_are_asked_about(folder: Path, columns: dict[s
     ],
     ids=str,
 )
-def test_an_argument_settles_what_is_asked(
+def test_an_argument_settles_the_meaning_of_a_column(
     folder: Path, columns: dict[str, Any], args: dict[str, Any], expected: tuple[float, float | None] | None
 ) -> None:
     assert segment(folder, columns, **args) == (expected and pytest.approx(expected))
@@ -185,14 +185,14 @@ def test_times_of_tables_without_sounds_are_not_asked_about(folder: Path) -> Non
     assert Table(folder / "own.csv", RATE).entries[0].segment is None
 
 
-def test_a_start_and_a_duration_give_their_samples(folder: Path) -> None:
+def test_a_start_and_a_duration_select_samples(folder: Path) -> None:
     segment(folder, {"offset": 0.25, "duration": 0.5})
     whole, _ = soundfile.read(folder / "0.wav", dtype="int16")
     assert np.array_equal(Table(folder / "own.jsonl", RATE)[0].audio[0], whole[2000:6000])
 
 
 def cut_from_recordings(folder: Path) -> Path:
-    """Write a table like UrbanSound8K's: files of a second with their times in longer recordings."""
+    """Write a table like UrbanSound8K's: files of one second, and their times in longer recordings."""
     lines = [f"{i}.wav,{start},{start + 1},{'ab'[i % 2]}" for i, start in enumerate((0, 0.5, 2, 30.25, 0, 7))]
     (folder / "own.csv").write_text("\n".join(["file,start,end,label", *lines]) + "\n")
     return folder / "own.csv"
@@ -234,14 +234,14 @@ def test_times_of_recordings_are_refused_by_the_first_sample_that_is_read_withou
     assert read(whole).audio.shape[1] == soundfile.info(whole.root / str(whole.entries[0].audio)).frames
 
 
-def test_times_of_recordings_are_one_finding(folder: Path) -> None:
+def test_times_of_recordings_are_reported_as_one_finding(folder: Path) -> None:
     [finding] = Table.inspect_data(table=str(cut_from_recordings(folder)), sample_rate=RATE).findings
     assert finding.severity == "error"
     assert finding.what == "4 of 4 segments that do not begin with their file lie beyond its end."
     assert '"start": false, "end": false' in finding.remedy
 
 
-def test_files_that_are_the_segments_of_audioset_are_no_whole_videos(
+def test_files_with_the_segments_of_audioset_are_not_taken_for_complete_videos(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -306,7 +306,7 @@ def in_folds(parts: Iterable[tuple[float, float, int]]) -> list[tuple[str, Entry
     return [("", Entry("a.wav", (), None, ("x",), (begin, end), fold)) for begin, end, fold in parts]
 
 
-def test_comparing_segments_finds_what_comparing_all_pairs_does() -> None:
+def test_comparing_segments_finds_the_same_as_comparing_all_pairs() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         begins, lengths = rng.integers(0, 20, 12).tolist(), rng.integers(1, 6, 12).tolist()
@@ -337,7 +337,7 @@ def test_many_segments_of_a_recording_are_compared_quickly(length: float) -> Non
     assert len(findings) == (0 if length == 1 else 7999)
 
 
-def test_the_same_segment_in_many_folds_is_one_finding() -> None:
+def test_the_same_segment_in_many_folds_is_reported_as_one_finding() -> None:
     placed = in_folds((0.0, 1.0, fold) for fold in range(8000))
     started = time.process_time()
     [finding] = segment_findings(placed, {}, place="fold", remedy="")
