@@ -27,8 +27,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class SynchronisedBatchNorm(nn.Module):
-    """Mixin for a batch norm that computes the mean and variance over all processes while `synchronised` is
-    true.
+    """Mixin for a batch norm that uses the statistics of all processes while `synchronised` is true.
 
     For a channel with n values in total, mean m and biased variance v = sum (x - m)^2 / n, the output is
     (x - m) / sqrt(v + eps), and the running variance is updated with v n / (n - 1), as in torch.

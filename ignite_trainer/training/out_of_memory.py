@@ -17,9 +17,7 @@ def largest_that_fits(attempt: Callable[[int], None], size: int) -> int | None:
     while size := size // 2:
         try:
             attempt(size)
-        except (
-            Exception
-        ) as error:  # small batches can fail for other reasons, such as batch norm on one sample
+        except Exception as error:  # such as batch norm's, which refuses single samples
             if not is_out_of_memory(error):
                 return None
         else:

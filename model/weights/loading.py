@@ -18,11 +18,8 @@ logger = logging.getLogger(__name__)
 
 _IGNORED = ("input_resolution", "context_length", "vocab_size")  # numbers in OpenAI's archives of CLIP
 _NOTHING_LEARNED = r"(.*\.)?(window|fbsp\.bias|num_batches_tracked)"  # correct without the file
-_TORCH_WRAPPERS = (
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-)  # may wrap any submodule
+# These may wrap any submodule.
+_TORCH_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _OUTER_WRAPPERS = ("module", "model", "net", "network", "_forward_module", *_TORCH_WRAPPERS)
 """Prefixes that wrappers of whole models add, such as data parallelism, weight averaging or Lightning."""
 _ADDED_BY_WRAPPERS = {"n_averaged"}  # from AveragedModel

@@ -14,10 +14,8 @@ from ignite_trainer.support.terminal import replace_unknown_letters
 from utils.shards.manifest import FILE_NAME, Manifest
 
 _DEFAULTS = Path(__file__).resolve().parents[2] / "protocols" / "defaults.json"
-_NOTICES = (
-    "skipped_notice",
-    "ignored_notice",
-)  # attributes of data sets with messages about skipped samples and files
+# Attributes of data sets with messages about skipped samples and files.
+_NOTICES = ("skipped_notice", "ignored_notice")
 _EPILOG = """\
 make      writes shards and a manifest, from the data set of a protocol with both splits, or from one named by
           its class. If stopped, run the same command to resume.

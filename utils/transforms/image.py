@@ -1,7 +1,7 @@
 """Transforms of images `[3, H, W]`, single or in batches, built on torchvision's v2 functions.
 
 ```text
-worker   OneImage           one or several images of any size    ->  uint8 [3, height, width]
+worker   OneImage           one or several images of any size      ->  uint8 [3, height, width]
 device   RandomImageCrop    training                               ->  [B, 3, size, size]
 device   FitImage           evaluation                             ->  [B, 3, size, size]
 device   RandomImageFlip, NormaliseImage

@@ -3,8 +3,8 @@
 | files                | names (`Y` may precede the identifier, times are in seconds or ms)               |
 |----------------------|----------------------------------------------------------------------------------|
 | a sound              | `<ytid>.flac`, `<ytid>_<start>.flac`, `<ytid>_<start>_<end>.flac`                |
-| images in a folder | `<ytid>/*.jpg`, `<ytid>_<start>/*.jpg`, `<ytid>_<start>_<end>/*.jpg`             |
-| images             | `<ytid>.jpg`, `<ytid>_<n>.jpg`, `<ytid>_<start>_<end>.jpg`, `..._<end>_<n>.jpg`  |
+| images in a folder   | `<ytid>/*.jpg`, `<ytid>_<start>/*.jpg`, `<ytid>_<start>_<end>/*.jpg`             |
+| images               | `<ytid>.jpg`, `<ytid>_<n>.jpg`, `<ytid>_<start>_<end>.jpg`, `..._<end>_<n>.jpg`  |
 """
 
 from __future__ import annotations
