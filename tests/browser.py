@@ -21,24 +21,24 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome")
 _LOCAL_SCHEMES = ("file", "data", "blob", "about")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost")
 _FLAGS = (
-    "--disable-dev-shm-usage",  # containers have 64 MB of it
+    "--disable-dev-shm-usage",  # containers have only 64 MB of shared memory
     "--autoplay-policy=no-user-gesture-required",
     "--use-fake-device-for-media-stream",  # a microphone that beeps
-    "--use-fake-ui-for-media-stream",  # and may be used without being asked
+    "--use-fake-ui-for-media-stream",  # it may be used without permission
 )
 
 
 def find_chromium() -> str | None:
-    """Path of the Chromium to use: `$CHROMIUM`, or what is installed; None: there is none."""
+    """Return the path of `$CHROMIUM` or an installed Chromium, or None."""
     chosen = os.environ.get("CHROMIUM")
     return chosen or next(filter(None, map(shutil.which, _NAMES)), None)
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """One browser for the tests of a module.
+    """Start one browser for the tests of a module.
 
-    While it is there, this thread counts as one that runs an event loop (playwright's), so that `asyncio.run`
+    While it runs, this thread counts as running an event loop (playwright's), so that `asyncio.run`
     is refused.
     """
     executable = find_chromium()
@@ -56,7 +56,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
-    """An empty page, see `watched_page`; the test fails if anything was wrong with what it showed."""
+    """Open an empty page (see `watched_page`); fail the test if the page has problems."""
     with watched_page(chromium) as (page, wrong):
         yield page
     assert not wrong, wrong
@@ -64,7 +64,7 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 @contextmanager
 def watched_page(browser: Browser) -> Iterator[tuple[Page, list[str]]]:
-    """Open a page of 1200 x 900 pixels in a profile of its own.
+    """Open a page of 1200 x 900 pixels in a new profile.
 
     Returns:
         The page, and what goes wrong on it: requests beyond this machine, which are not carried out, scripts

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: real clips, weights without a file, a web server that misbehaves on request."""
+"""Fixtures for all tests: real clips, deterministic weights, a web server that misbehaves on request."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs, but from `-m gpu`: so tests give the same numbers on every machine."""
+    """Hide GPUs except from `-m gpu`, so that tests compute the same numbers on every machine."""
     if not asks_for_gpu(config.option.markexpr):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch reads it when CUDA is first used
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch reads the variable when CUDA is first used
 
 
 def asks_for_gpu(markers: str) -> bool:
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep libraries and tests out of garbage collections, each of which would take half a second."""
+    """Exclude libraries and tests from garbage collections, each of which would take half a second."""
     gc.collect()
     gc.freeze()
 
@@ -80,7 +80,7 @@ def nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep decoded audio of a test away from the user's cache folder."""
+    """Keep the decoded audio of a test out of the user's cache folder."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("AUDIOCLIP_CACHE", str(folder))
     return folder
@@ -107,7 +107,7 @@ def deterministic_weights() -> Callable[[nn.Module], None]:
 
 @pytest.fixture(scope="module")
 def named_towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Let open_clip know models by configs of one's own, for as long as the tests of a module last."""
+    """Return a function that adds models to open_clip during the tests of a module, given their configs."""
     from open_clip import add_model_config, factory
 
     known, paths = dict(factory._MODEL_CONFIGS), list(factory._MODEL_CONFIG_PATHS)
@@ -124,7 +124,7 @@ def named_towers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @dataclass
 class Web:
-    """A server on this machine. The first requests get what `script` says, later ones the file.
+    """A server on this machine. The first requests get the answers in `script`, later ones the file.
 
     | word         | answer                                                            |
     |--------------|-------------------------------------------------------------------|
@@ -192,7 +192,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             end = start + int(word.split()[1]) if word.startswith("cut") else len(content)
             try:
                 self.wfile.write(content[start:end])
-            except OSError:  # the other side had enough
+            except OSError:  # the client closed the connection
                 return
 
         def _start(self, asked: str) -> int:
@@ -201,7 +201,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             return int(part[1]) if part and web.ranges and same else 0
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     return Handler
 

@@ -1,4 +1,4 @@
-"""Elements and words of an HTML page, as its reader gets them."""
+"""Parses the elements and words of an HTML page, as a reader sees them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Elements(HTMLParser):
     Attributes:
         found: tag and attributes of every element, in order.
         words: all text that is shown.
-        texts: text of every element without others in it, by its tag.
+        texts: texts of the elements that contain no others, by tag.
     """
 
     def __init__(self, page: str | Path) -> None:

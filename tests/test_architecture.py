@@ -15,7 +15,7 @@ PACKAGES = ("ignite_trainer", "model", "utils")
 MOST_MODULES = 14
 """Maximum number of modules in a folder."""
 
-# Our packages that each package may import.
+# The project's packages that each package may import.
 ALLOWED = {
     "ignite_trainer": {"ignite_trainer"},
     "model": {"model"},
@@ -126,7 +126,7 @@ def test_research_code_sees_only_the_contracts_of_the_trainer() -> None:
         assert wrong <= SEEN_BY_COMMANDS.get(name_of(path), set()), f"{path} imports {wrong}"
 
 
-def test_the_program_is_reached_through_the_trainer_alone() -> None:
+def test_main_imports_only_the_command_line_of_the_trainer() -> None:
     ours = {name for name in imported_modules(ROOT / "main.py") if name.split(".")[0] in PACKAGES}
     assert ours == {"ignite_trainer.commands.cli"}
 
@@ -161,7 +161,7 @@ def test_every_requirement_is_imported() -> None:
         for package in PACKAGES
         for path in files(package)
         for name in imported_modules(path)
-    } | {"visdom"}  # whose server is a process of its own
+    } | {"visdom"}  # its server runs in a separate process
     distributions = {
         "pillow": "PIL",
         "pytorch-ignite": "ignite",

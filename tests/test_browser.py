@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str], str]:
-    """Write a page with this body to a file, and give its address."""
+    """Return a function that writes a page with this body to a file, and returns its address."""
 
     def write(body: str) -> str:
         path = tmp_path / "page.html"

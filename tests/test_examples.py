@@ -1,4 +1,4 @@
-"""The examples in docstrings give the stated results, and are well typed."""
+"""The examples in docstrings have the stated results, and are well typed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_examples_are_well_typed(tmp_path: Path) -> None:
 
 
 def _function(test: doctest.DocTest) -> str:
-    """The statements of a docstring's examples in a function, which knows the names of its module."""
+    """Put the statements of a docstring's examples into a function that knows the names of the module."""
     named = [(name, value) for name, value in test.globs.items() if name in "".join(_sources(test))]
     lines = [
         f"import {value.__name__} as {name}"

@@ -14,7 +14,7 @@ from tests.conftest import asks_for_gpu
     ("markers", "asked"),
     [("", False), ("not slow", False), ("not gpu", False), ("gpu", True), ("gpu and not slow", True)],
 )
-def test_gpus_are_asked_for_by_their_marker(markers: str, asked: bool) -> None:
+def test_the_gpu_marker_requests_gpus(markers: str, asked: bool) -> None:
     assert asks_for_gpu(markers) == asked
 
 

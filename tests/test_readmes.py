@@ -14,7 +14,7 @@ from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
-READMES = sorted([ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])  # not those of caches
+READMES = sorted([ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])  # without those in caches
 
 
 def anchors(path: Path) -> set[str]:
@@ -48,7 +48,7 @@ def test_files_and_modules_of_commands_exist(readme: Path) -> None:
 
 
 def test_every_protocol_is_in_the_readme() -> None:
-    """By its name, or by its ending after another one: `audioset-1-audio.json`, `-2-partial`."""
+    """After a related protocol, an ending is enough: `audioset-1-audio.json`, `-2-partial`."""
     named: set[str] = set()
     for row in re.findall(r"^\| (`[\w-]+\.json`.*?) \|", (ROOT / "README.md").read_text(), re.MULTILINE):
         names = re.findall(r"`([\w-]+)(?:\.json)?`", row)
@@ -73,7 +73,9 @@ def test_make_run_ends_with_the_place_of_the_report() -> None:
         ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     *_, run, last = planned.splitlines()
-    assert run.endswith("main.py --config protocols/quickstart.json")  # which ends with a link to its report
+    assert run.endswith(
+        "main.py --config protocols/quickstart.json"
+    )  # the run ends with a link to its report
     assert last.startswith('echo "Open the report in a browser.')
     readme, section = re.findall(r"(\S+README\.md), ([\w ]+)", last)[0]
     assert section.strip().lower().replace(" ", "-") in anchors(ROOT / readme)

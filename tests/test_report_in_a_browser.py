@@ -47,7 +47,7 @@ class Tones(Gallery):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a report in whose labels, names and protocol there is markup."""
+    """Write a report with markup in its labels, names and protocol."""
     folder = tmp_path_factory.mktemp("run")
     predictions = Predictions(
         scores=np.array([[0.2, 0.8], [0.6, 0.4]], dtype=np.float32),
@@ -74,19 +74,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     reporter.on_end(RunEnd(last_epoch=1, last={HOSTILE: 0.5}, best=(), last_checkpoint=None, seconds=1.0))
     moved = tmp_path_factory.mktemp("elsewhere") / "report.html"
-    return (folder / "report.html").rename(moved)  # nothing of the run's folder is beside it
+    return (folder / "report.html").rename(moved)  # without the other files of the run
 
 
-def test_it_opens_from_the_disk_with_all_that_it_shows(page: Page, report: Path) -> None:
+def test_the_report_opens_from_the_disk_with_all_images_and_sounds(page: Page, report: Path) -> None:
     page.goto(report.as_uri())
     sizes = page.eval_on_selector_all("img", "all => all.map(one => one.complete && one.naturalWidth)")
-    assert len(sizes) == 6  # three of predictions, two spectrograms, one of the model
+    assert len(sizes) == 6  # three plots of predictions, two spectrograms, one image of the model
     assert all(sizes)
     loaded = page.evaluate("performance.getEntriesByType('resource').map(r => r.name.slice(0, 5))")
     assert set(loaded) <= {"data:"}
 
 
-def test_its_sounds_play(page: Page, report: Path) -> None:
+def test_sounds_in_the_report_play(page: Page, report: Path) -> None:
     page.goto(report.as_uri())
     sounds = page.query_selector_all("audio")
     assert len(sounds) == 2
@@ -118,7 +118,7 @@ def test_an_injected_script_does_not_run(chromium: Browser, report: Path, tmp_pa
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_it_fits_a_phone_and_a_desktop(page: Page, report: Path, width: int) -> None:
+def test_the_report_fits_a_phone_and_a_desktop(page: Page, report: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(report.as_uri())
     page.eval_on_selector_all("details", "all => all.forEach(one => { one.open = true })")
@@ -129,16 +129,18 @@ def test_it_fits_a_phone_and_a_desktop(page: Page, report: Path, width: int) -> 
         "i.parentElement.clientWidth])",
     )
     assert len(pictures) == 6
-    if width == 1280:  # as large as they can be
+    if width == 1280:  # at their maximum size
         assert all(shown == min(natural, room) for shown, _, natural, room in pictures)
         return
-    assert all(shown == named for shown, named, *_ in pictures)  # legible, they scroll where they are wider
+    assert all(
+        shown == named for shown, named, *_ in pictures
+    )  # they stay legible, and scroll if they are too wide
     assert max(shown - room for shown, *_, room in pictures) > 0
     words = page.eval_on_selector_all("td:not(.number)", "all => all.map(cell => cell.clientWidth)")
     assert min(words) > 95
 
 
-def test_its_sections_are_linked(page: Page, report: Path) -> None:
+def test_sections_of_the_report_are_linked(page: Page, report: Path) -> None:
     page.goto(report.as_uri())
     page.click("nav >> text=Hardest samples")
     heading = page.locator("h2:target")

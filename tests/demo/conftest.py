@@ -43,7 +43,7 @@ def small_model() -> AudioCLIP:
 
 @pytest.fixture(scope="session")
 def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save its weights for `--weights`."""
+    """Save the small model as a folder for `--weights`."""
     folder = tmp_path_factory.mktemp("weights") / "small"
     small_model.save_pretrained(folder)
     return folder
@@ -59,7 +59,7 @@ def _loaded_before(small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch) -> N
 def command(
     weights_folder: Path, _loaded_before: None, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Done]:
-    """Run `search.py`, with the small model unless the words name other weights."""
+    """Return a function that runs `search.py`, with the small model unless the words name other weights."""
 
     def command(*words: str | Path) -> Done:
         argv = list(map(str, words))
@@ -73,7 +73,7 @@ def command(
 
 @pytest.fixture
 def fill() -> Callable[..., None]:
-    """Fill a folder with different noises and images of random colours."""
+    """Return a function that writes different noises and images of random colours to a folder."""
 
     def fill(folder: Path, *, sounds: int, pictures: int, start: int = 0, seconds: float = 0.2) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""The demo's page works in a real browser."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def serve(application: Any) -> Iterator[str]:
     thread.join()
 
 
-@pytest.fixture(scope="module")  # so that it outlives the pages, which go on loading
+@pytest.fixture(scope="module")  # outlives the pages, which continue to load
 def address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
     update = index.update(lambda: small_model)
     about = {**describe(index, update, made=False), "limits": LIMITS}
@@ -81,7 +81,7 @@ def names(page: Page, kind: str) -> list[str]:
 
 
 def classify(page: Page, address: str, path: Path) -> None:
-    """Open the page, and give it a file."""
+    """Open the page, and choose a file."""
     page.goto(address)
     page.set_input_files("#file", path)
     page.wait_for_selector("#classes li")
@@ -125,7 +125,7 @@ def test_a_text_ranks_playable_sounds_and_visible_images(
 
 
 @pytest.mark.parametrize(("name", "kind"), [("siren_1.wav", "audio"), ("engine.png", "image")])
-def test_a_given_file_finds_itself_and_is_classified(
+def test_a_chosen_file_finds_itself_and_is_classified(
     page: Page, address: str, folder: Path, name: str, kind: str
 ) -> None:
     page.goto(address)
@@ -165,7 +165,7 @@ def test_a_recording_is_embedded(page: Page, address: str) -> None:
     assert len(names(page, "audio")) == 12 and all_play(page, "#subject audio")
 
 
-def test_more_like_this_searches_by_an_indexed_file(page: Page, address: str) -> None:
+def test_more_like_this_searches_with_an_indexed_file(page: Page, address: str) -> None:
     page.goto(address)
     page.fill("#text", "x")
     page.click("#ask button")
@@ -194,7 +194,7 @@ def describe_trained(index: FolderIndex, model: AudioCLIP, **facts: Any) -> dict
 
 @pytest.fixture(scope="module")
 def trained_address(index: FolderIndex, small_model: AudioCLIP) -> Iterator[str]:
-    """Serve weights of a run on two labels, one of them long."""
+    """Serve an index whose weights come from a run on two labels, one of them long."""
     labels = ("rain", "a_very_long_name of a class of sounds " * 3)
     about = describe_trained(index, small_model, trained_labels=labels)
     yield from serve(make_application(Queries(small_model, index), index, about))
@@ -235,7 +235,7 @@ def test_no_label_is_marked_if_trained_labels_are_unknown(page: Page, address: s
 
 
 @pytest.mark.parametrize("width", [390, 830, 1280])
-def test_the_page_fits_a_phone_and_a_desktop_with_whole_words(
+def test_the_page_fits_a_phone_and_a_desktop_without_splitting_words(
     page: Page, trained_address: str, folder: Path, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 844})

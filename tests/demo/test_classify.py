@@ -24,7 +24,7 @@ def classify(
     command: Callable[..., Done],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Done]:
-    """Classify files of the current folder."""
+    """Return a function that classifies files of the current folder."""
     fill(tmp_path, sounds=2, pictures=1)
     monkeypatch.chdir(tmp_path)
     return functools.partial(command, "classify")
@@ -93,5 +93,5 @@ def test_only_the_most_probable_labels_are_shown(classify: Callable[..., Done]) 
         (["--labels", "dog", "rain", "-n", "0"], "--count is 0; it must be positive."),
     ],
 )
-def test_wrong_labels_are_reported(classify: Callable[..., Done], words: list[str], said: str) -> None:
+def test_invalid_labels_are_reported(classify: Callable[..., Done], words: list[str], said: str) -> None:
     assert classify("sound_0000.wav", *words) == (1, "", f"{said}\n")

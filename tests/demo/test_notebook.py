@@ -1,4 +1,4 @@
-"""The notebook, executed from top to bottom with a small model."""
+"""The notebook runs from top to bottom with a small model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_the_notebook_is_stored_with_the_outputs_of_one_run() -> None:
     assert sum("image/png" in data for data in shown) == 3
     assert sum("text/markdown" in data for data in shown) == 6
     said = "".join(output.get("text", "") for output in outputs)
-    assert "made-collection" in said  # sounds and drawings of the project's own
+    assert "made-collection" in said  # the project's own sounds and drawings
     assert {output.get("name", "") for output in outputs} <= {"", "stdout"}
-    assert "/" not in said  # no path of the machine it ran on
+    assert "/" not in said  # no path of the machine on which it ran
     assert NOTEBOOK.stat().st_size < 600_000
 
 
@@ -45,7 +45,7 @@ def test_every_step_is_explained() -> None:
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("published_audio_towers")
-def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
+def test_the_notebook_runs_and_shows_three_matrices_and_rankings_in_every_direction(
     small_arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AudioCLIP(**small_arguments, pretrained=False).save_pretrained(tmp_path / "small")
@@ -67,7 +67,7 @@ def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
     for figure in figures:
         pixels = np.asarray(Image.open(io.BytesIO(figure)).convert("RGB"))
         assert min(pixels.shape[:2]) > 300
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # the map's colours, and the drawings'
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500  # colours of the map and of the drawings
     tables = [data["text/markdown"] for data in shown if "text/markdown" in data]
     assert [table.splitlines()[0] for table in tables] == [
         "### sounds find images",
@@ -77,6 +77,6 @@ def test_it_runs_and_shows_three_matrices_and_rankings_in_every_direction(
         "### images find texts",
         "### texts find images",
     ]
-    assert [len(table.splitlines()) - 4 for table in tables] == [6] * 6  # rows: queries
+    assert [len(table.splitlines()) - 4 for table in tables] == [6] * 6  # one row per query
     said = "".join(output.get("text", "") for output in outputs)
     assert "6 sounds, 6 images, 6 texts" in said

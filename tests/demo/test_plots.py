@@ -34,7 +34,7 @@ def test_the_heat_map_shows_matrix_and_items(tmp_path: Path) -> None:
 
 
 def test_noise_is_not_stretched_over_all_colours() -> None:
-    noise = np.array([[0.1, 0.102], [0.5, 0.501]])  # each row at its own level
+    noise = np.array([[0.1, 0.102], [0.5, 0.501]])  # each row has its own level
     items = [Item("a"), Item("b")]
     figure = show_similarities(noise, items, items, logits=20 * noise, title="")
     (heat,) = (axes for axes in figure.axes if axes.get_label() == "similarities")
@@ -76,7 +76,7 @@ def test_names_are_the_words_of_a_file_name(path: str, name: str) -> None:
 
 def test_the_synthetic_collection_has_two_sounds_and_a_drawing_per_class(tmp_path: Path) -> None:
     folder = made_collection(tmp_path / "made")
-    assert made_collection(tmp_path / "made") == folder  # made once
+    assert made_collection(tmp_path / "made") == folder  # made only once
     sounds = {path.name: soundfile.info(path) for path in folder.glob("*.wav")}
     assert len(sounds) == 12 and {about.duration for about in sounds.values()} == {3.0}
     drawings = [Image.open(path).convert("RGB") for path in folder.glob("*.png")]

@@ -29,13 +29,13 @@ def folder(tmp_path: Path, fill: Callable[..., None]) -> Path:
 
 @pytest.fixture
 def new_index(folder: Path, weights_folder: Path) -> Callable[[], FolderIndex]:
-    """Make the index of the folder as a new process does."""
+    """Return a function that opens the index of the folder as a new process does."""
     return lambda: FolderIndex(folder, find_demo_weights(str(weights_folder)))
 
 
 @pytest.fixture
 def update(new_index: Callable[[], FolderIndex], small_model: AudioCLIP) -> Callable[[], Update]:
-    """Update the index of the folder as a new process does."""
+    """Return a function that updates the index of the folder as a new process does."""
     return lambda: new_index().update(lambda: small_model)
 
 
@@ -87,16 +87,16 @@ def test_renamed_copied_and_touched_files_are_not_embedded_again(
     assert update() == Update(found=13, embedded=0, removed=1, wrong={})
 
 
-def test_changed_files_are_embedded_again_and_deleted_ones_dropped(
+def test_changed_files_are_embedded_again_and_deleted_ones_are_dropped(
     folder: Path, update: Callable[[], Update], cache_folder: Path
 ) -> None:
     update()
-    shutil.copy(folder / "more/sound_0101.wav", folder / "sound_0000.wav")  # of content that is known
+    shutil.copy(folder / "more/sound_0101.wav", folder / "sound_0000.wav")  # its content is already embedded
     (folder / "picture_0000.png").unlink()
     (folder / "sound_0002.wav").write_bytes((folder / "sound_0002.wav").read_bytes()[:-2] + b"\x01\x02")
     assert update() == Update(found=11, embedded=1, removed=1, wrong={})
     (store,) = cache_folder.glob("index-*")
-    assert len(read_store(store).embeddings) == 10  # of 11 files, two of them alike
+    assert len(read_store(store).embeddings) == 10  # 11 files, two of them identical
     assert len([*store.glob("embeddings-*.npy")]) == 1
 
 
@@ -184,13 +184,13 @@ def test_files_are_ranked_by_cosine(
 
 
 @pytest.mark.parametrize("path", ["more/sound_0100.wav", "picture_0003.png"])
-def test_a_file_is_most_like_itself(folder: Path, command: Callable[..., Done], path: str) -> None:
+def test_a_file_is_most_similar_to_itself(folder: Path, command: Callable[..., Done], path: str) -> None:
     done = command("search", "--like", folder / path, "--in", folder)
     assert done.status == 0
     assert f"  1   1.000  {path}" in done.out.splitlines()
 
 
-def test_without_a_text_lines_are_read(
+def test_without_a_text_queries_are_read_from_the_input(
     folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("dog\nrain\n\nnot read\n"))

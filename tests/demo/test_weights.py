@@ -1,4 +1,4 @@
-"""The weights of the demos, and their limits."""
+"""Weights of the demos, and messages about their limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_without_released_weights_a_message_explains_random_ones(tmp_path: Path)
 def test_complete_released_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / RELEASES[RELEASED].file
     path.write_bytes(b"1234")
-    assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # of another size
+    assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # with another size
     torch.save({"weight": torch.zeros(1)}, path)
     size = path.stat().st_size
     known = {**RELEASES, RELEASED: replace(RELEASES[RELEASED], size_bytes=size)}
@@ -60,7 +60,7 @@ def test_a_checkpoint_has_the_network_of_its_run(
 
 @pytest.fixture
 def run(tmp_path: Path, small_model: AudioCLIP, weights_folder: Path) -> Callable[..., Path]:
-    """Make the folder of a run that froze some weights, and return its best checkpoint."""
+    """Return a function that makes the folder of a run with frozen weights; it returns a checkpoint."""
 
     def make(pretrained: object, *frozen: str) -> Path:
         arguments = json.loads((weights_folder / "config.json").read_text())
@@ -114,7 +114,7 @@ def test_weights_of_a_run_with_a_damaged_protocol_are_refused(run: Callable[...,
         find_demo_weights(str(best))
 
 
-def test_damaged_frozen_weights_give_no_message(run: Callable[..., Path]) -> None:
+def test_damaged_frozen_weights_cause_no_message(run: Callable[..., Path]) -> None:
     best = run(False, *CLIP)
     (best.parent / "frozen_weights.pt").write_text("[]")
     assert find_demo_weights(str(best)).limits is None

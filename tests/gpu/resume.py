@@ -56,8 +56,8 @@ def compare(first: Path, second: Path) -> Difference:
     """Compare the last weights and the logs of two runs, given their folders."""
     ours, theirs = _last_weights(first), _last_weights(second)
     assert ours.keys() == theirs.keys(), "the runs saved different tensors"
-    apart = sum(float((tensor - theirs[name]).square().sum()) for name, tensor in ours.items())
-    weights = math.sqrt(apart / sum(float(tensor.square().sum()) for tensor in ours.values()))
+    squared_distance = sum(float((tensor - theirs[name]).square().sum()) for name, tensor in ours.items())
+    weights = math.sqrt(squared_distance / sum(float(tensor.square().sum()) for tensor in ours.values()))
     losses, metrics = 0.0, 0.0
     for one, other in zip(_log(first), _log(second), strict=True):
         if "loss" in one:

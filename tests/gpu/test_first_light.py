@@ -34,7 +34,7 @@ def test_every_step_runs_in_miniature_on_the_cpu(tmp_path: Path) -> None:
     assert "No value below is a measurement." in summary
     rows = {line.split("|")[1].strip(): line for line in summary.splitlines() if line.startswith("| ")}
     for name in ("bf16", "bf16, compiled", "fp16", "fp32"):
-        assert rows[name].count("no result") == 1  # the memory of a device
+        assert rows[name].count("no result") == 1  # only the memory of a device is missing
     for name in ("agreement with the recorded values", "ESC-10, five folds from random weights"):
         assert "no result" not in rows[name]
     assert "bit-identical" in rows["stopped and resumed"]
@@ -43,7 +43,7 @@ def test_every_step_runs_in_miniature_on_the_cpu(tmp_path: Path) -> None:
 
 
 def test_a_projection_counts_every_clip_of_five_folds() -> None:
-    # 5 folds of 50 x 1,600 clips trained on; evaluated 51 times 400 held out, and 50 times those trained on.
+    # Each of 5 folds trains on 50 x 1,600 clips; evaluations: 51 x 400 held-out, 50 x 1,600 training clips.
     assert projected_seconds(1000.0, 2000.0, skip_train=True) == pytest.approx(5 * (80.0 + 10.2))
     assert projected_seconds(1000.0, 2000.0, skip_train=False) == pytest.approx(5 * (80.0 + 50.2))
 

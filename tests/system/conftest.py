@@ -1,4 +1,4 @@
-"""The command with the shipped defaults, on shipped and other protocols."""
+"""Fixture that runs the command with the shipped defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command on a shipped protocol by its name, or on content; results are in `results`."""
+    """Return a function that runs a shipped protocol by name, or a given one; results are in `results`."""
 
     def run(protocol: str | dict[str, Any], *words: str | Path) -> Done:
         path = ROOT / f"protocols/{protocol}.json"

@@ -1,4 +1,4 @@
-"""Training on AudioSet by the command: several labels per sample, some sounds missing."""
+"""The command trains on AudioSet, with several labels per sample and some sounds missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
 
 
 def write_miniature(folder: Path, *, segments: int) -> None:
-    """Write tables of this many segments; every fourth has no sound, every third no image."""
+    """Write tables with this many segments; every fourth has no sound, every third no image."""
     (folder / "audio").mkdir(parents=True)
     (folder / "frames").mkdir()
     number = 0
@@ -45,7 +45,7 @@ def write_miniature(folder: Path, *, segments: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The folder for a miniature of AudioSet."""
+    """Return the folder for a miniature of AudioSet."""
     return tmp_path / "AudioSet"
 
 
@@ -101,7 +101,7 @@ TOWERS = {
 }
 
 
-def test_the_three_stages_follow_each_other(root: Path, command: Command) -> None:
+def test_each_of_the_three_stages_starts_from_the_previous_one(root: Path, command: Command) -> None:
     """The shipped protocols on the miniature: a small model, clips of 0.45 s, images of 32 pixels."""
     write_miniature(root, segments=24)
     results = root.parent / "results"
@@ -130,7 +130,7 @@ def test_the_three_stages_follow_each_other(root: Path, command: Command) -> Non
                 "workers_train": 0,
                 "workers_test": 0,
             },
-            # Through fifty norms an evaluation overflows where their averages are of weights of long ago.
+            # If the running averages of fifty norms belong to much older weights, an evaluation overflows.
             "Optimizer": {"args": {"lr": 1e-5}},
             "Model": {"args": arguments},
             "Dataset": {"args": {"root": str(root)}},

@@ -45,7 +45,7 @@ def test_truncated_weights_are_found(check: Check, tmp_path: Path) -> None:
     assert (status, f"error: Model: {path} is cut short" in " ".join(report.split())) == (1, True)
 
 
-def test_weights_of_another_model_are_found_with_the_entries_that_do_not_match(
+def test_weights_of_another_model_are_reported_with_the_entries_that_do_not_match(
     check: Check, tmp_path: Path
 ) -> None:
     path = tmp_path / "other.pt"

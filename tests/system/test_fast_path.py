@@ -1,4 +1,4 @@
-"""The fast path has the losses of the plain one, and starts quickly."""
+"""The fast path has the same losses as the plain one, and starts quickly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def protocol(root: Path, *, weights: Path, cache: Path, samples: int, plain: boo
             "args": {"num_classes": 6, "pretrained": str(weights)},
         },
         "Task": {"class": "utils.tasks.Classification"},
-        # As published, except the rate, which from these weights would make float32 losses chaotic.
+        # As published, except for the rate, which makes float32 losses chaotic with these weights.
         "Optimizer": {
             "class": "torch.optim.SGD",
             "args": {"lr": 2e-7, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -62,10 +62,10 @@ def protocol(root: Path, *, weights: Path, cache: Path, samples: int, plain: boo
 
 
 @pytest.mark.slow
-def test_the_fast_path_has_the_losses_of_the_plain_one_for_twenty_steps(
+def test_the_fast_path_has_the_same_losses_as_the_plain_one_for_twenty_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic_weights: Callable[[nn.Module], None]
 ) -> None:
-    """Compares whole batches, a fused optimizer and channels-last weights with none of them."""
+    """Compares batches read at once, a fused optimizer and channels-last weights with none of these."""
     model, weights = nn.ModuleDict({"audio": ESResNeXt(num_classes=6)}), tmp_path / "weights.pt"
     deterministic_weights(model)
     torch.save(model["audio"].state_dict(), weights)
@@ -121,7 +121,7 @@ def own_megabytes() -> float:
 def test_preparing_the_cache_takes_at_most_one_and_a_half_times_plain_decoding(
     two_thousand_clips: Path, tmp_path: Path
 ) -> None:
-    """Takes the best of four pairs, as other programs use the disk, too."""
+    """The best of four pairs counts, because other programs also use the disk."""
     paths, ratios = sorted((two_thousand_clips / "audio").iterdir()), []
     for attempt in range(4):
         os.sync()
@@ -135,7 +135,7 @@ def test_preparing_the_cache_takes_at_most_one_and_a_half_times_plain_decoding(
 
 
 @pytest.mark.slow
-def test_a_second_start_takes_seconds_and_no_memory_for_the_data(
+def test_a_second_start_takes_a_few_seconds_and_no_memory_for_the_data(
     two_thousand_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ESC50(two_thousand_clips, cache=tmp_path).prepare()

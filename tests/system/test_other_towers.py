@@ -1,4 +1,4 @@
-"""Named towers trained by the command: in parts, with averaged weights, a warm-up and a cosine."""
+"""The command trains named towers in parts, with averaged weights, a warm-up and a cosine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RULES = [
     ("name", "dimensions"),
     [("Tiny-ViT", 24), pytest.param("ViT-B-32-quickgelu", 512, marks=pytest.mark.slow)],
 )
-def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
+def test_named_towers_train_in_parts_and_the_saved_model_embeds_in_their_space(
     tmp_path: Path,
     command: Command,
     named_towers: Callable[[dict[str, Any]], None],
@@ -68,7 +68,7 @@ def test_named_towers_train_in_parts_and_what_is_saved_embeds_in_their_space(
     assert sound.shape == picture.shape == model.embed_text("dog").shape == (1, dimensions)
 
 
-def test_published_arguments_beside_a_name_are_refused_by_the_command(
+def test_the_command_refuses_published_arguments_together_with_a_name(
     command: Command, tmp_path: Path
 ) -> None:
     sounds = MadeSounds(tmp_path / "ESC-50", seconds=0.2, clips_per_class_and_fold=1, cache=tmp_path).root

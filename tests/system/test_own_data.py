@@ -1,4 +1,4 @@
-"""Training on a user's own table by the command, without code."""
+"""The command trains on a user's own table, without code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_tsv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture
 def train(command: Command) -> Train:
-    """Runs a shipped protocol with a small model on the first 0.3 s of each clip."""
+    """Return a function that runs a shipped protocol with a small model on the first 0.3 s of each clip."""
 
     def train(table: Path, *more: str, protocol: str = "own-data") -> Done:
         words = ["-R", "1", "--Dataset.args.table", str(table), "--Model.args", json.dumps(SMALL), *QUIET]
@@ -62,7 +62,7 @@ def evaluations(table: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def noises(tmp_path: Path) -> Path:
-    """Twelve clips of two classes, loud and quiet noise, in a TSV without a column of folds."""
+    """Write twelve clips of two classes, loud and quiet noise, and a TSV without a fold column."""
     rows = []
     for i in range(12):
         loud = i % 2
@@ -80,7 +80,7 @@ def noises(tmp_path: Path) -> Path:
         (["-e", "0", "--Dataset.args.share", "null"], "whole set", "Evaluated"),
     ],
 )
-def test_a_held_out_share_is_never_called_the_whole_set(
+def test_results_for_a_held_out_share_name_the_share(
     train: Train, noises: Path, options: list[str], extent: str, fact: str
 ) -> None:
     names = ("JsonLines", "Console")
@@ -123,7 +123,7 @@ def test_a_row_without_a_label_is_an_error_before_the_run(train: Train, noises: 
     assert refused.status == 2
     assert "A sample has no label: own.tsv, line 5: 3.wav. Give it one" in refused.err
     assert not (noises.parent / "results/own-data").exists()
-    assert not (noises.parent / "cache").exists()  # nothing was decoded for it
+    assert not (noises.parent / "cache").exists()  # nothing was decoded
 
 
 def test_training_needs_something_held_out(train: Train, noises: Path) -> None:
@@ -137,7 +137,7 @@ def test_training_needs_something_held_out(train: Train, noises: Path) -> None:
 def test_the_example_of_the_readme_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Unchanged, but with a small model, and three more clips for a training batch."""
+    """The example is unchanged, except for a small model and three more clips to fill a training batch."""
     section = (ROOT / "README.md").read_text().partition("## Your own data")[2]
     listed, copy, command = re.findall(
         r"```text\n(.*?)```.*?```sh\n(cp .*?)\n(python .*?)\n```", section, re.DOTALL
@@ -167,10 +167,10 @@ def test_the_example_of_the_readme_trains(
 
 
 @pytest.mark.real_data
-def test_real_clips_train_from_a_table_of_three_columns(
+def test_a_table_with_three_columns_trains_on_real_clips(
     real_data: Callable[[str], Path], train: Train, tmp_path: Path
 ) -> None:
-    """All clips of two classes; the fold held out is an official one."""
+    """Train on all clips of two classes, with an official fold held out."""
     folder = real_data("esc18")
     with (folder / "meta/esc50.csv").open(newline="") as file:
         listed = list(csv.DictReader(file))
@@ -191,7 +191,7 @@ def test_real_clips_train_from_a_table_of_three_columns(
 
 
 def train_on_pairs(train: Train, table: Path, *more: str) -> dict[str, Any]:
-    """Run the shipped protocol on pairs of a sound and an image; return its result."""
+    """Run the shipped protocol on pairs of a sound and an image; return the result."""
     sizes = [f"--Transforms.{step}.args.size=32" for step in (4, 5, 6)]
     assert train(table, "-b", "4", "-e", "1", "-S", *sizes, *more, protocol="own-pairs").status == 0
     [file] = (table.parent / "results/own-pairs").glob("*/result.json")
@@ -218,7 +218,7 @@ def test_pairs_of_sound_and_image_train_without_labels(train: Train, tmp_path: P
 def test_real_clips_and_photographs_train_as_pairs(
     real_data: Callable[[str], Path], train: Train, tmp_path: Path
 ) -> None:
-    """Each clip of the demonstration with both photographs of its class; the second one is held out."""
+    """Each clip is paired with both photographs of its class; the second pair is held out."""
     folder = real_data("demo")
     shows = {
         "alarm_clock": "clock",

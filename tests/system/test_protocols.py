@@ -1,4 +1,4 @@
-"""Every shipped protocol is whole, and published ones run with nothing but overrides."""
+"""Every shipped protocol is complete, and published protocols run with only a few overrides."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from utils.datasets import MadeSounds
 
 SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
-# Overrides that make AudioCLIP and its clips small, and change nothing else.
+# Overrides that only make AudioCLIP and the clips small.
 SMALL = """
     --Model.args.embed_dim 32 --Model.args.image_resolution 32 --Model.args.vision_layers 1 1 1 1
     --Model.args.vision_width 8 --Model.args.context_length 12 --Model.args.transformer_width 32
@@ -32,12 +32,12 @@ SMALL = """
     --Transforms.3.args.out_len 13230 --Transforms.4.args.out_len 13230
     --Transforms.6.args.out_len 13230 --Transforms[-1].args.out_len 13230
 """.split()  # noqa: SIM905
-# For a batch of short clips, without processes that load them.
+# Overrides for small batches, loaded without worker processes.
 BRIEF = ["-e", "1", "-b", "8", "-w", "0", "-W", "0", "--Model.args.pretrained", "false"]
 
 
 def published(**dataset_args: Any) -> dict[str, Any]:
-    """A protocol with the sections and keys of the published files, placeholders included."""
+    """Return a protocol with the sections and keys of the published files, including placeholders."""
     transforms: list[dict[str, Any]] = [
         {"class": "utils.transforms.ToTensor1D", "args": {}},
         {"class": "utils.transforms.RandomFlip", "args": {"p": 0.5}, "test": False},
@@ -112,7 +112,7 @@ def published(**dataset_args: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in ESC-50's layout, of 6 classes with one short clip in each of 5 folds."""
+    """Write a data set in ESC-50's layout: 6 classes with one short clip in each of 5 folds."""
     folder = tmp_path_factory.mktemp("sounds")
     made = MadeSounds(folder / "ESC-50", seconds=0.3, clips_per_class_and_fold=1, cache=folder / "cache")
     return made.root
@@ -147,7 +147,7 @@ def test_the_shipped_esc50_protocol_is_the_published_one() -> None:
     shipped = json.loads((ROOT / "protocols/audioclip-esc50.json").read_text())
     expected = published()
     del shipped["$schema"]
-    del shipped["Table"]  # the figure to compare with
+    del shipped["Table"]  # the published accuracy
     placeholders = [
         ("Setup", "saved_models_path"),
         ("Model", "args", "pretrained"),
@@ -162,12 +162,12 @@ def test_the_shipped_esc50_protocol_is_the_published_one() -> None:
     assert shipped == expected
 
 
-def test_the_published_protocol_is_of_the_schema() -> None:
+def test_the_published_protocol_matches_the_schema() -> None:
     validator = Draft202012Validator(json.loads((ROOT / "protocols/schema.json").read_text()))
     assert list(validator.iter_errors(published())) == []
 
 
-def test_the_fast_esc50_protocol_is_the_faithful_one_in_other_arithmetic() -> None:
+def test_the_fast_esc50_protocol_differs_from_the_faithful_one_only_in_arithmetic() -> None:
     fast, faithful = (read_protocol(ROOT / f"protocols/audioclip-esc50{kind}.json") for kind in ("-fast", ""))
     fast_setup, faithful_setup = fast.pop("Setup"), faithful.pop("Setup")
     assert fast == faithful
@@ -177,7 +177,7 @@ def test_the_fast_esc50_protocol_is_the_faithful_one_in_other_arithmetic() -> No
     }
 
 
-def test_a_published_protocol_runs_with_nothing_but_overrides(
+def test_a_published_protocol_runs_with_only_a_few_overrides(
     command: Command, sounds: Path, tmp_path: Path
 ) -> None:
     words = ["--Dataset.args.root", sounds, "-S", "--Setup.seed", "1"]
@@ -194,7 +194,7 @@ def test_a_published_protocol_runs_with_nothing_but_overrides(
 
 
 def test_two_runs_with_one_seed_end_with_equal_weights(command: Command, tmp_path: Path) -> None:
-    """The quickstart made smaller: same classes, transforms, optimizer and both parameter groups."""
+    """The quickstart with less data: same classes, transforms, optimizer and parameter groups."""
     weights = []
     for workers in ("0", "2"):
         root = tmp_path / workers
@@ -268,7 +268,9 @@ def test_everything_that_cannot_be_built_is_reported_before_a_clip_is_decoded(
     assert not list((tmp_path / "results").iterdir())
 
 
-def test_a_misspelt_name_of_released_weights_gets_the_right_one(command: Command, sounds: Path) -> None:
+def test_for_a_misspelt_name_of_released_weights_the_right_one_is_suggested(
+    command: Command, sounds: Path
+) -> None:
     words = ["--Model.args.pretrained", "AudioCLIP-Full-Traning"]
     refused = command(published(root=str(sounds)), *SMALL, *words)
     assert refused.status == 2
@@ -289,7 +291,7 @@ def test_audio_in_unit_range_is_refused_before_training(
 def test_the_classifier_starts_from_the_released_tower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Built as the protocol says, from a file of the released one's name and shape."""
+    """The model is built from the protocol; the weights file has the shape of the released one."""
     protocol = load(ROOT / "protocols/esresnextfbsp-esc50.json", defaults=DEFAULTS)
     released = ESResNeXt(num_classes=527)
     torch.save(released.state_dict(), tmp_path / "weights.pt")
@@ -350,7 +352,7 @@ def test_a_corrupt_clip_is_named(command: Command, sounds: Path, tmp_path: Path)
     assert victim.name in refused.err
 
 
-def test_another_split_than_the_folds_is_refused_with_the_reason(command: Command, sounds: Path) -> None:
+def test_a_split_that_is_not_by_folds_is_refused_with_the_reason(command: Command, sounds: Path) -> None:
     own = published(root=str(sounds), fold="random")
     cases: list[tuple[str | dict[str, Any], list[str], str]] = [
         (own, ["--Model.args.pretrained", "false"], "clips from one recording, which share a fold"),

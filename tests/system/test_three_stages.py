@@ -1,4 +1,4 @@
-"""The stages of training on three modalities, in one command, on synthetic scenes."""
+"""One command runs all stages of training on three modalities, on synthetic scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DIRECTIONS = {f"{a} -> {b}" for a, b in itertools.permutations(("audio", "image"
 
 @pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in a folder like a user's; stages find each other in its results."""
+    """Work in a folder like a user's; each stage finds the previous one's results there."""
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
     monkeypatch.chdir(tmp_path)
 
@@ -54,12 +54,12 @@ def evaluate(results: str) -> int:
     command = ["-c", str(ROOT / "protocols/scenes-3-full.json"), "-M", results, "-e", "0", "-b", "6"]
     command += ["--Model.args.pretrained", "false", "--Dataset.args.held_out_scenes", "25"]
     command += ["--Dataset.args.seconds", "0.2", "--Reporters", "[]"]
-    with small_backbone():  # other processes have no fixtures
+    with small_backbone():  # fixtures have no effect in other processes
         return cli.main(command, defaults=DEFAULTS)
 
 
 @pytest.mark.processes
-def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
+def test_two_processes_compute_the_same_results_as_one(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, evaluate, str(tmp_path / "two")) == [0, 0]
     assert evaluate(str(tmp_path / "one")) == 0
     figures, scores = [], []
@@ -79,7 +79,7 @@ def test_two_processes_measure_the_same_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_folder")
 def test_after_three_stages_all_six_directions_find_matching_items() -> None:
-    """With the shipped protocols, unchanged: R@1 among 84 held-out scenes."""
+    """R@1 among 84 held-out scenes, with the shipped protocols unchanged."""
     querying = run_all()[-1]["evaluations"]["querying"]
     assert set(querying) == DIRECTIONS
     for direction, figures in querying.items():

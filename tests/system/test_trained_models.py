@@ -1,4 +1,4 @@
-"""Run every line of the READMEs that uses a trained model."""
+"""Every line of the READMEs that uses a trained model runs."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def commands() -> Iterator[list[str]]:
                     yield words
 
 
-def expanded(word: str) -> list[str]:
-    """Expand a word of a command that is a pattern in the home folder."""
+def expand(word: str) -> list[str]:
+    """Expand a word of a command if it is a pattern in the home folder."""
     if not word.startswith("~/"):
         return [word]
     return [str(path) for path in sorted(Path.home().glob(word.removeprefix("~/")))]
@@ -59,10 +59,10 @@ def run_command(words: list[str]) -> int:
     if words[:3] == ["python", "-m", "utils.export"]:
         return export.main(words[3:])
     assert words[:2] == ["python", "demo/search.py"], words
-    return search.main([file for word in words[2:] for file in expanded(word)])
+    return search.main([file for word in words[2:] for file in expand(word)])
 
 
-def live_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def use_as_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.chdir(folder)
     patch.setenv("HOME", str(folder))
     for name in ("AUDIOCLIP_CACHE", "XDG_CACHE_HOME"):
@@ -74,26 +74,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run the quickstart's protocol on a few short sounds, in a folder that is also the home."""
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
-        live_in(folder, patch)
+        use_as_home(folder, patch)
         assert run_command(["python", "main.py", "-c", "protocols/quickstart.json", "-e", "1"]) == 0
     return folder
 
 
 @pytest.fixture
-def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in that folder, with nothing but the run's results."""
-    live_in(trained, monkeypatch)
+def trained_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder of `trained`, which contains only the results of the run."""
+    use_as_home(trained, monkeypatch)
     return trained
 
 
 @pytest.fixture
-def own_files(there: Path) -> Iterator[None]:
-    """Make the user's files that the READMEs name."""
-    sounds = [there / name for name in ("dog.wav", "rain.ogg", "bark.wav")]
+def own_files(trained_folder: Path) -> Iterator[None]:
+    """Write the user's files that the READMEs name."""
+    sounds = [trained_folder / name for name in ("dog.wav", "rain.ogg", "bark.wav")]
     for sound in sounds:
         noise = np.random.default_rng(len(sound.name)).uniform(-0.5, 0.5, 9000)
         soundfile.write(sound, noise, 44100)
-    picture = there / "photo.jpg"
+    picture = trained_folder / "photo.jpg"
     Image.new("RGB", (64, 64), "green").save(picture)
     yield
     for file in (*sounds, picture):
@@ -103,13 +103,13 @@ def own_files(there: Path) -> Iterator[None]:
 @pytest.mark.parametrize("code", blocks("README.md", "python"))
 def test_python_of_the_readme_runs(
     code: str,
-    there: Path,
+    trained_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
-    if RESULTS in code:  # it runs as it stands after `make run`, and makes the quickstart's sounds if need be
+    if RESULTS in code:  # runs unchanged after `make run`; makes the quickstart's sounds if missing
         monkeypatch.setenv("HOME", str(tmp_path))
     else:
         request.getfixturevalue("own_files")
@@ -117,7 +117,11 @@ def test_python_of_the_readme_runs(
     exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
     (file,) = names["model"].weights_files
     output = capsys.readouterr()
-    assert output.err == f"{RESULTS}: {file}\n" and file.name.startswith("best_") and (there / file).is_file()
+    assert (
+        output.err == f"{RESULTS}: {file}\n"
+        and file.name.startswith("best_")
+        and (trained_folder / file).is_file()
+    )
     assert "tensor" in output.out
     if "sounds" in names:
         assert [clip.label for clip in names["sounds"].clips[:2]] == ["siren", "rain"]
@@ -132,7 +136,7 @@ def test_the_readmes_contain_commands_with_trained_models() -> None:
     assert {("main.py", "-c"), ("-m", "utils.export"), *searching} <= programs
 
 
-@pytest.mark.usefixtures("there")
+@pytest.mark.usefixtures("trained_folder")
 @pytest.mark.parametrize("words", [each for each in commands() if "demo/app.py" not in each], ids=" ".join)
 def test_a_command_of_the_readmes_runs(
     words: list[str],
@@ -142,12 +146,12 @@ def test_a_command_of_the_readmes_runs(
 ) -> None:
     written: list[AudioCLIP] = []
 
-    def write(model: AudioCLIP, file: Path, **_: Any) -> None:  # as tests of exporting do for real
+    def write(model: AudioCLIP, file: Path, **_: Any) -> None:  # other tests export models
         written.append(model)
         file.write_bytes(b"network")
 
     monkeypatch.setattr(export, "write", write)
-    if RESULTS not in words:  # else it runs as it stands after `make run`
+    if RESULTS not in words:  # otherwise, it runs unchanged after `make run`
         request.getfixturevalue("own_files")
         words = [*words, "--weights", RESULTS]
     assert run_command(words) == 0
@@ -167,14 +171,14 @@ def test_a_command_of_the_readmes_runs(
             assert sum(scores) == pytest.approx(1.0, abs=2e-3)
 
 
-def test_evaluating_a_trained_model_gives_the_same_result(there: Path) -> None:
-    known = set(there.glob(f"{RESULTS}/*/result.json"))
+def test_evaluating_a_trained_model_gives_the_same_result(trained_folder: Path) -> None:
+    known = set(trained_folder.glob(f"{RESULTS}/*/result.json"))
     words = next(words for words in commands() if words[1] == "main.py")
     assert run_command(words) == 0
-    (new,) = set(there.glob(f"{RESULTS}/*/result.json")) - known
+    (new,) = set(trained_folder.glob(f"{RESULTS}/*/result.json")) - known
     evaluated = json.loads(new.read_text())
     trained = next(result for path in known if (result := json.loads(path.read_text()))["epochs"])
-    best = trained["best"][0]  # without a checkpoint where no epoch was better than none
+    best = trained["best"][0]  # no checkpoint if no epoch was better than the untrained model
     assert evaluated["epochs"] == 0
     assert evaluated["last"]["Val. Acc."] == pytest.approx(
         best["value"] if best["checkpoint"] else trained["last"]["Val. Acc."]

@@ -1,4 +1,4 @@
-"""Protocols and labels from other people: rejected or shown as text, never run."""
+"""Protocols and labels from other people are refused or shown as text, never run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LABELS = (
 
 
 def hostile(root: Path, path: str, args: dict[str, Any]) -> dict[str, Any]:
-    """Return the toy protocol with this class in every section that takes one."""
+    """Return the toy protocol with this class in every section that names a class."""
     spec = {"class": path, "args": args}
     return toy(
         root,
@@ -86,7 +86,7 @@ def test_a_hostile_class_is_refused_in_every_section(
     assert (refused.status, measured.status) == (2, 2)
     assert [name for name in SECTIONS if f"{name}.class is {path}" in refused.err] == list(SECTIONS)
     assert refused.err.count(reason) >= len(SECTIONS)
-    assert f"Yardsticks.y.class is {path}" in measured.err  # a run needs none
+    assert f"Yardsticks.y.class is {path}" in measured.err  # a run builds no yardsticks
     assert not canary.exists()
     assert not (tmp_path / "results").exists()
 
@@ -97,7 +97,7 @@ def test_a_class_is_only_accepted_in_its_section(path: str, tmp_path: Path, comm
     assert status == 2
     refused = [name for name in SECTIONS if re.search(rf"{re.escape(name)}\.class is {path}[,;] ", problems)]
     own = {"torch.nn.Linear": "Model", "torch.optim.SGD": "Optimizer"}.get(path, "Metrics.P.lines[0]")
-    # A layer has __call__, so it is also a transform.
+    # A layer has __call__, so it is accepted as a transform.
     also = ["Transforms[0]"] if path == "torch.nn.Linear" else []
     assert refused == [name for name in SECTIONS if name not in (own, *also)]
 
@@ -137,7 +137,7 @@ def test_control_characters_of_a_protocol_do_not_reach_the_terminal(tmp_path: Pa
 
 @pytest.fixture
 def predictions() -> Predictions:
-    """A sample of each label; every other prediction is right."""
+    """Make predictions for one sample of each label; every other one is correct."""
     count = len(LABELS)
     scores = np.full((count, count), 0.01, np.float32)
     scores[range(count), [i - i % 2 for i in range(count)]] = 0.5
@@ -165,7 +165,7 @@ def run(tmp_path: Path) -> RunStart:
     )
 
 
-def tell(reporter: Any, run: RunStart, predictions: Predictions) -> None:
+def report_run(reporter: Any, run: RunStart, predictions: Predictions) -> None:
     metrics = dict.fromkeys(LABELS, 0.5)
     reporter.on_start(run)
     reporter.on_evaluation(
@@ -178,7 +178,7 @@ def tell(reporter: Any, run: RunStart, predictions: Predictions) -> None:
 
 
 def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) -> None:
-    tell(Report(), run, predictions)
+    report_run(Report(), run, predictions)
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
     page = Elements(text)
@@ -192,7 +192,7 @@ def test_labels_in_a_report_are_text(run: RunStart, predictions: Predictions) ->
 def test_labels_in_plots_are_text(run: RunStart, predictions: Predictions) -> None:
     prediction_sections(predictions, run.folder)  # warnings, such as of wrong mathematics, are errors
     reporter = LearningCurve()
-    tell(reporter, run, predictions)
+    report_run(reporter, run, predictions)
     assert (run.folder / "curve.png").exists()
     axes = reporter.figure().axes[1]
     assert axes.get_title() == LABELS[0]
@@ -202,7 +202,7 @@ def test_labels_in_plots_are_text(run: RunStart, predictions: Predictions) -> No
 def test_labels_at_a_terminal_are_text(
     run: RunStart, predictions: Predictions, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tell(Console(), run, predictions)
+    report_run(Console(), run, predictions)
     output = capsys.readouterr().out
     assert "<script>alert(1)</script>" in output
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", output)

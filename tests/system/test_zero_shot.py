@@ -1,4 +1,4 @@
-"""Zero-shot classification by the program, against a formula, on real clips."""
+"""Zero-shot classification by the command equals a formula, on real clips."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checkpoint(model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def ten_clips(real_data: Callable[[str], Path], tmp_path: Path) -> Path:
-    """Make a data set of ten real clips, of five classes and five folds."""
+    """Make a data set of ten real clips in five classes and five folds."""
     source, root = real_data("esc18"), tmp_path / "ten"
     with (source / "meta/esc50.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -84,7 +84,7 @@ def by_hand(model: AudioCLIP, root: Path, rows: list[dict[str, str]]) -> NDArray
         for row in rows:
             samples, rate = soundfile.read(root / row["clip"], dtype="float32")
             assert rate == 44100
-            start = (len(samples) - WINDOW) // 2  # Vorbis blocks made 220544 samples of 220500
+            start = (len(samples) - WINDOW) // 2  # Vorbis encoded the 220500 samples as 220544
             assert 0 <= start <= WINDOW // 200
             audio = torch.from_numpy(samples[start : start + WINDOW])[None, None] * 32768.0
             cosine = F.normalize(model.encode_audio(audio), dim=-1) @ text.T
@@ -108,7 +108,7 @@ def test_scores_do_not_depend_on_batches_workers_and_cache(
 
 
 @pytest.mark.slow
-def test_every_real_clip_has_the_same_scores_as_alone(
+def test_every_real_clip_has_the_same_scores_alone_and_in_a_batch(
     model: AudioCLIP,
     checkpoint: Path,
     real_data: Callable[[str], Path],

@@ -1,4 +1,4 @@
-"""Transforms: of batches, and plain callables."""
+"""Transforms: some of batches, some plain callables."""
 
 from __future__ import annotations
 

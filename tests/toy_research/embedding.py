@@ -26,7 +26,7 @@ class Point(NamedTuple):
 class Points(Dataset[Point]):
     """`samples` noisy points around one centre per class, in three folds.
 
-    `several` gives every third sample a second label and every seventh none.
+    With `several`, every third sample has a second label and every seventh has none.
     """
 
     class_names = ("dog", "rain", "siren", "never heard")
@@ -76,7 +76,7 @@ class Points(Dataset[Point]):
 
 
 class Embedding(Task):
-    """Uses the points as embeddings and, with `texts`, their centres as those of the classes."""
+    """Uses the points as embeddings; with `texts`, their centres are the embeddings of the classes."""
 
     gives_features = True
 
@@ -109,7 +109,7 @@ class Embedding(Task):
 
 
 class Mute(Embedding):
-    """Gives scores without features."""
+    """Returns scores without features."""
 
     gives_features = False
 

@@ -51,7 +51,7 @@ class FaultyTones(Tones):
 
 
 class Prepared(Tones):
-    """Tones whose preparation makes a folder; a signal interrupts the first preparation."""
+    """Tones whose preparation makes a folder; a signal interrupts the first attempt."""
 
     def __init__(self, *, folder: str, signal: str, **options: Any) -> None:
         super().__init__(**options)

@@ -107,7 +107,7 @@ def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLI
     torch.manual_seed(0)
     arguments = {**SMALL_AUDIOCLIP, "image_resolution": 32, "context_length": 12, "spectrum": spectrum}
     arguments |= {"spec_height": size, "spec_width": size, "pretrained": False}
-    with small_backbone():  # a process of its own has no fixtures
+    with small_backbone():  # fixtures have no effect in other processes
         model = AudioCLIP(**arguments).to(dtype)
     with torch.no_grad():
         if model.audio.fbsp is not None:
@@ -178,7 +178,7 @@ def train(
     settings = setup(batch_train=batch, batch_of="all", chunk=chunk, log_interval=1)
     if distributed.world_size() > 1:
         synchronise_batch_norms(model)
-        with torch.no_grad():  # whatever each began with
+        with torch.no_grad():  # whatever weights each process started with
             for parameter in model.parameters():
                 parameter.add_(distributed.rank())
         distributed.broadcast_state(model)

@@ -1,4 +1,4 @@
-"""Tasks, some of which are interrupted, and metrics."""
+"""Tasks, some of which are interrupted; and metrics."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Matching(Task):
 
 
 class Interrupted(Matching):
-    """Ctrl-C arrives in the third step."""
+    """A task that is interrupted by Ctrl-C in the third step."""
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         if self._steps == 2:
@@ -56,7 +56,7 @@ class Interrupted(Matching):
 
 
 class Signalled(Matching):
-    """The process gets a signal in a training step or an evaluation batch, counted from 1."""
+    """A task that sends its process a signal in a training step or an evaluation batch, counted from 1."""
 
     def __init__(self, *, name: str, step: int | None = None, batch: int | None = None) -> None:
         super().__init__()
@@ -84,11 +84,11 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 class Killed(Matching):
-    """The process is killed in the third step, once the state of the second one is on disk.
+    """A task that kills its process in the third step, once the state of the second one is on disk.
 
     Args:
         fold: the held-out fold of the run to kill.
-        marker: path of a file beside the results; without this file nothing is killed.
+        marker: path of a file next to the results; without this file, nothing is killed.
     """
 
     def __init__(self, *, fold: int, marker: str) -> None:
@@ -107,7 +107,7 @@ class Killed(Matching):
 
 
 class Surprise(Metric):
-    """Mean negative log-probability of the right class; lower is better."""
+    """Mean negative log-probability of the true class; lower is better."""
 
     def reset(self) -> None:
         self._sum, self._count = 0.0, 0
@@ -182,7 +182,7 @@ class Pairing(EmbeddingTask):
         rows = embeddings["signal"][batch.target > 0] if self._named_only else embeddings["signal"]
         scores = model.scale.exp() * rows @ embeddings["class"].T
         own = torch.arange(len(scores))
-        penalty = next(model.left.parameters()).square().mean()  # of parameters alone
+        penalty = next(model.left.parameters()).square().mean()  # depends only on parameters
         loss = functional.cross_entropy(scores, own) + 0.1 * penalty
         return StepOutput(scores, own, loss * (torch.inf if self._steps == self._explode_at else 1))
 

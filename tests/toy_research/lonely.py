@@ -21,7 +21,7 @@ LENGTH = 4
 
 
 class Scene(NamedTuple):
-    """One sample; `sound` and `picture` are `[4]`, `sound` may be absent."""
+    """One sample; `sound` and `picture` are `[4]`, and `sound` may be missing."""
 
     sound: Any
     picture: Any
@@ -29,7 +29,7 @@ class Scene(NamedTuple):
 
 
 class Scenes(Dataset[Scene]):
-    """Scenes of which every `every`-th has a sound."""
+    """Scenes; one in `every` has a sound."""
 
     folds = (1, 2)
 
@@ -49,7 +49,7 @@ class Scenes(Dataset[Scene]):
 
 
 def batch_of(*indices: int, dtype: str = "float32") -> Batch:
-    """Collate some scenes as a loader does, whose sounds and images are equally long."""
+    """Collate some scenes as a loader does; all sounds and images have the same length."""
     scenes = collate([Scenes(dtype=dtype)[index] for index in indices])
     fields = []
     for field in scenes:
@@ -60,7 +60,7 @@ def batch_of(*indices: int, dtype: str = "float32") -> Batch:
 
 
 class SoundAndPicture(nn.Module):
-    """A tower with batch norm for sounds, one without for images."""
+    """A tower with batch norm for sounds, and one without for images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SoundAndPicture(nn.Module):
 
 
 class Scoring(EmbeddingTask):
-    """Cross-entropy of what images and, where there are such, sounds say."""
+    """Cross-entropy of the scores of images plus those of sounds, where a sample has one."""
 
     class_names = ("low", "middle", "high")
 
@@ -94,7 +94,7 @@ class Scoring(EmbeddingTask):
 
 
 class Finicky(Matching):
-    """Reports given findings about the samples."""
+    """Reports a given number of findings about the samples."""
 
     def __init__(self, *, errors: int = 0, warnings: int = 0) -> None:
         super().__init__()

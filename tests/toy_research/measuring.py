@@ -51,7 +51,7 @@ class Confidence(Evaluation):
 
 
 class Asleep(Yardstick):
-    """The same work, and some seconds of sleep in every step."""
+    """A baseline that does the same work and sleeps for some seconds in every step."""
 
     def __init__(self, *, seconds: float) -> None:
         self._seconds = seconds
@@ -62,7 +62,7 @@ class Asleep(Yardstick):
 
 
 class SleepyMatching(Matching):
-    """Sleeps in every step."""
+    """A task that sleeps in every step."""
 
     def __init__(self, *, seconds: float) -> None:
         super().__init__()
@@ -78,14 +78,14 @@ class SleepyMatching(Matching):
 
 
 class Recomputing(Yardstick):
-    """The same work with activations computed twice, which not every model supports."""
+    """A baseline that recomputes activations, which not every model supports."""
 
     def protocol(self, protocol: Mapping[str, Any]) -> dict[str, Any]:
         return {**protocol, "Setup": {**protocol["Setup"], "recompute": True}, "Yardsticks": {}}
 
 
 class Unfit(Yardstick):
-    """Finds nothing to compare with, or makes an invalid protocol."""
+    """A baseline that finds nothing to compare with, or makes an invalid protocol."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self._broken = broken

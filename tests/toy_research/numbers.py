@@ -50,7 +50,7 @@ class Numbers(Dataset[Sample]):
 
 
 class SaidNumbers(Numbers):
-    """Numbers as texts only: ten thousand are written in a second."""
+    """Numbers that have only texts, so that ten thousand are written in a second."""
 
     def files(self, index: int) -> SampleFiles:
         return SampleFiles(None, labels=[self.class_names[index % 2]], text=str(index))

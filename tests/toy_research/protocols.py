@@ -50,7 +50,7 @@ _TOY: dict[str, Any] = {
 
 
 def toy(root: Path, **changes: Any) -> dict[str, Any]:
-    """The toy protocol with results under `root`; `Setup__epochs=3` replaces a key, `Scheduler=...` all."""
+    """Return the toy protocol; `Setup__epochs=3` replaces a key, `Scheduler=...` an entire section."""
     raw = copy.deepcopy(_TOY)
     raw["Setup"]["saved_models_path"] = str(root)
     for path, value in changes.items():
@@ -63,7 +63,7 @@ def toy(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def draw_toy(root: Path, **changes: Any) -> Blueprint:
-    """Draw the toy protocol."""
+    """Make the blueprint of the toy protocol."""
     return draw(validate(toy(root, **changes)), trusted=TRUSTED)
 
 
@@ -116,7 +116,7 @@ class Command:
         words = [*map(str, argv), "--trust", trust]
         try:
             status = cli.main(words, defaults=self.defaults)
-        except SystemExit as end:  # of argparse
+        except SystemExit as end:  # raised by argparse
             assert isinstance(end.code, int)
             status = end.code
         return Done(status, *self._capsys.readouterr())

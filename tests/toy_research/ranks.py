@@ -1,4 +1,4 @@
-"""Calls functions in several processes, started as by torchrun; and such functions."""
+"""Calls functions in several processes, started as by torchrun; and the functions to call."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class TonesInStretches(Tones):
 
 
 class Doubtful(Tones):
-    """Tones whose inspection is `told` the numbers of "bad" and "odd" ones, and "room" bytes in "folder"."""
+    """Tones; `told` sets what their inspection finds: numbers of "bad" and "odd" tones, "room", "folder"."""
 
     def __init__(self, *, told: Mapping[str, Any], train: bool = True, fold: int = 1) -> None:
         super().__init__(train=train, fold=fold)

@@ -60,7 +60,7 @@ _PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class Watch(Reporter):
-    """Prints resident memory in MiB, open files and threads after some epochs, and keeps them in `seen`."""
+    """Prints resident memory in MiB, open files and threads after some epochs; `seen` collects them."""
 
     seen: ClassVar[dict[int, tuple[float, int, int]]] = {}
 
