@@ -88,7 +88,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
-    """Find a folder of `../shared/data`, beside the repository, or skip the test."""
+    """Return a function that finds a folder of `../shared/data`, beside the repository, or skips the test."""
 
     def find(name: str) -> Path:
         folder = REAL_DATA / name
@@ -101,7 +101,7 @@ def real_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def deterministic_weights() -> Callable[[nn.Module], None]:
-    """Fill a model with the weights of the recorded values, which depend only on names and shapes."""
+    """Return a function that gives a model the recorded values' weights, which depend on names and shapes."""
     return _fill
 
 
@@ -130,9 +130,9 @@ class Web:
     |--------------|-------------------------------------------------------------------|
     | `"503"`      | that status                                                       |
     | `"drop"`     | none                                                              |
-    | `"cut 1000"` | the file, announced whole, of which 1,000 bytes come              |
-    | `"open"`     | the file, of a length that is not announced                       |
-    | `"strange"`  | 206 with a range that was not asked for                           |
+    | `"cut 1000"` | only the first 1,000 bytes of the announced file                  |
+    | `"open"`     | the file, without announcing its length                           |
+    | `"strange"`  | 206 with a range that was not requested                           |
     """
 
     url: str = ""

@@ -26,7 +26,7 @@ def examples(name: str) -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_an_example_gives_the_stated_result(name: str) -> None:
+def test_an_example_has_the_stated_result(name: str) -> None:
     found = examples(name)
     assert found
     told: list[str] = []

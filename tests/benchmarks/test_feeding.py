@@ -50,7 +50,7 @@ def test_one_gpu_is_a_part_of_a_node_and_sounds_need_no_frames() -> None:
     assert one.cores_per_node == pytest.approx(500 / 50)
 
 
-def test_limits_are_where_a_bound_is_met() -> None:
+def test_at_the_limits_a_bound_is_met_exactly() -> None:
     assumed = Assumptions()
     size = clip_bytes(assumed, SOUNDS, FRAMES)
     by_memory, by_time, by_shards = limits(assumed, size).values()

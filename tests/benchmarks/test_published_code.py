@@ -61,7 +61,9 @@ class Noises(torch.utils.data.Dataset[tuple[Any]]):
         return ((1000 * np.random.default_rng(index).standard_normal((1, 900 + 40 * index))),)
 
 
-def test_clips_augmented_one_at_a_time_are_those_augmented_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_augmented_one_at_a_time_equal_those_augmented_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     together = [ToTensor1D(), RandomScale(1.5), RandomCrop(500), RandomNoise(p=0.5)]
     sizes: list[int] = []
     scale = RandomScale.batch

@@ -1,4 +1,4 @@
-"""The published model gives the same results as ours; otherwise it would not be a fair baseline."""
+"""The published model computes the same results as ours; otherwise, it would not be a fair baseline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {**SMALL_AUDIOCLIP, "multilabel": False, "pretrained": False}
 
 
 class Clips(list[Sample]):
-    """Two splits in one."""
+    """Both splits."""
 
     class_names = ("dog", "rain", "sea waves")
 
@@ -41,7 +41,7 @@ def noise(batch: int, *, channels: int = 1, samples: int = 3000) -> Tensor:
 
 
 def pair(**arguments: Any) -> tuple[AudioCLIP, PublishedAudioCLIP]:
-    """A model whose wavelets differ from their initial values, and its published counterpart."""
+    """Make a model whose wavelets differ from their initial values, and its published counterpart."""
     torch.manual_seed(0)
     product = AudioCLIP(**{**SMALL, **arguments})
     fbsp = product.audio.fbsp
@@ -55,7 +55,7 @@ def pair(**arguments: Any) -> tuple[AudioCLIP, PublishedAudioCLIP]:
     return product, published
 
 
-def test_the_state_dict_is_the_products() -> None:
+def test_the_state_dict_equals_that_of_the_product() -> None:
     product, published = pair()
     assert list(product.state_dict()) == list(published.state_dict())
     trained = [name for name, _ in product.named_parameters()]
@@ -66,7 +66,9 @@ def test_the_state_dict_is_the_products() -> None:
     ("arguments", "channels"),
     [({}, 2), ({"spec_height": 48, "spec_width": 40}, 1), ({"onesided": False, "normalized": False}, 1)],
 )
-def test_features_and_penalty_are_the_products_in_float32(arguments: dict[str, Any], channels: int) -> None:
+def test_features_and_penalty_equal_those_of_the_product_in_float32(
+    arguments: dict[str, Any], channels: int
+) -> None:
     product, published = pair(**arguments)
     audio = noise(3, channels=channels).float()
     product.eval()
@@ -78,7 +80,7 @@ def test_features_and_penalty_are_the_products_in_float32(arguments: dict[str, A
     torch.testing.assert_close(theirs.penalty, ours.penalty, rtol=1e-4, atol=1e-4)
 
 
-def test_training_steps_have_the_products_loss_and_gradients_in_float64() -> None:
+def test_losses_and_gradients_of_training_steps_equal_those_of_the_product_in_float64() -> None:
     product, published = (model.double().train() for model in pair())
     batch = Sample(noise(4), None, [["dog"], ["rain"], ["sea waves"], ["dog"]])
     gradients = []
@@ -100,7 +102,7 @@ def test_training_steps_have_the_products_loss_and_gradients_in_float64() -> Non
         assert difference < 1e-9, name
 
 
-def test_scores_of_an_evaluation_are_the_products_and_texts_are_encoded_in_every_step(
+def test_scores_of_an_evaluation_equal_those_of_the_product_and_every_step_encodes_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     product, published = (model.eval().requires_grad_(False) for model in pair())
@@ -129,7 +131,7 @@ def test_scores_of_an_evaluation_are_the_products_and_texts_are_encoded_in_every
     assert texts == [[3], [3, 3, 3, 2]]
 
 
-def test_the_bank_is_made_anew_in_every_forward_and_changes_with_its_parameters() -> None:
+def test_every_forward_pass_computes_the_bank_from_the_current_parameters() -> None:
     _, published = pair()
     fbsp = published.get_submodule("audio.fbsp")
     first = complex_wavelets(fbsp)  # type: ignore[arg-type]

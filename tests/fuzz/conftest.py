@@ -19,7 +19,7 @@ TryCases: TypeAlias = Callable[[int, Callable[[random.Random], bool]], None]
 
 CASE_SECONDS = 10
 CASE_BYTES = 1 << 30
-# What Python reports when it is about to run a command or to reach another machine.
+# Audit events that Python raises before it runs a command or connects to another machine.
 FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect"}
 
 _seen: list[str] | None = None
@@ -30,12 +30,12 @@ def _watch(event: str, arguments: tuple[object, ...]) -> None:
         _seen.append(f"{event} {arguments!r:.200}")
 
 
-sys.addaudithook(_watch)  # for as long as Python runs: there is no way to take one away
+sys.addaudithook(_watch)  # stays until Python ends: audit hooks cannot be removed
 
 
 @pytest.fixture(scope="module")
 def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Put a package where Python finds it, and see that nobody imports it."""
+    """Put a package where Python finds it, and check that it is not imported."""
     folder = tmp_path_factory.mktemp("path")
     (folder / "canary").mkdir()
     (folder / "canary/__init__.py").write_text("class Model: ...\n")
@@ -47,7 +47,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def try_cases(canary: str) -> TryCases:  # noqa: ARG001 - nobody may import it
-    """Run a case with many generators, within limits; both of its outcomes have to occur."""
+    """Return a function that runs a case with many generators, within limits; both outcomes must occur."""
 
     def try_all(cases: int, case: Callable[[random.Random], bool]) -> None:
         outcomes = {True: 0, False: 0}

@@ -20,7 +20,7 @@ MOST_BYTES = 10_000
 NAMES = {"top/a": 0, "top/d/b": 100, "top/" + "d/" * 60 + "c": 300}
 
 
-def zipped() -> bytes:
+def make_zip() -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, size in NAMES.items():
@@ -28,7 +28,7 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
-def tarred(mode: Literal["w:", "w:gz", "w:bz2", "w:xz"]) -> bytes:
+def make_tar(mode: Literal["w:", "w:gz", "w:bz2", "w:xz"]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as archive:
         for name, size in NAMES.items():
@@ -38,7 +38,7 @@ def tarred(mode: Literal["w:", "w:gz", "w:bz2", "w:xz"]) -> bytes:
     return file.getvalue()
 
 
-ARCHIVES = [zipped(), tarred("w:"), tarred("w:gz"), tarred("w:bz2"), tarred("w:xz")]
+ARCHIVES = [make_zip(), make_tar("w:"), make_tar("w:gz"), make_tar("w:bz2"), make_tar("w:xz")]
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:

@@ -1,4 +1,4 @@
-"""Mutated tables: each gives a data set or causes an error that names the table."""
+"""Mutated tables: each becomes a data set or causes an error that names the table."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check(kind: type[FoldDataset], root: Path) -> bool:
     try:
         dataset = kind(root, fold=1)
     except (ValueError, FileNotFoundError) as error:
-        # In our words: with the table or the root in it, or with the argument that does not fit.
+        # The error is ours: it names the table, the root, or the argument that does not fit.
         assert str(root) in str(error) or str(error).startswith("fold is 1; ")
         assert len(str(error)) < 2000
         return False

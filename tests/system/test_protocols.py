@@ -223,7 +223,9 @@ def test_frozen_towers_do_not_move_and_the_audio_tower_does(
         assert torch.equal(tensor, before[name]) != trained, name
 
 
-def test_the_audio_tower_trains_alone_as_a_classifier(command: Command, sounds: Path, tmp_path: Path) -> None:
+def test_the_audio_tower_can_train_alone_as_a_classifier(
+    command: Command, sounds: Path, tmp_path: Path
+) -> None:
     words = ["--Dataset.args.root", sounds, "--Model.args.num_classes", "6", "--Setup.precision", "bf16"]
     audio_only = SMALL[SMALL.index("--Model.args.spec_height") :]
     assert command("esresnextfbsp-esc50", *BRIEF, *audio_only, *QUIET, *words).status == 0

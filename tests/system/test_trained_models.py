@@ -171,7 +171,7 @@ def test_a_command_of_the_readmes_runs(
             assert sum(scores) == pytest.approx(1.0, abs=2e-3)
 
 
-def test_evaluating_a_trained_model_gives_the_same_result(trained_folder: Path) -> None:
+def test_evaluating_a_trained_model_reproduces_its_result(trained_folder: Path) -> None:
     known = set(trained_folder.glob(f"{RESULTS}/*/result.json"))
     words = next(words for words in commands() if words[1] == "main.py")
     assert run_command(words) == 0

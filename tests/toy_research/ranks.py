@@ -23,7 +23,7 @@ from toy_research.protocols import run_toy
 def on_ranks(count: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
     """Return the results of `function(*args)` in each of `count` processes, by rank.
 
-    Results travel through files in `folder`, gigabytes for whole models, which are deleted once read.
+    Results are passed in files in `folder` (gigabytes for models), which are deleted once read.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -99,7 +99,7 @@ def run_streamed(folder: Path, **changes: Any) -> None:
 
 
 def run_beginnings(folder: Path) -> None:
-    """Carry out a whole run, one stopped within an epoch, and one whose batch size is per process."""
+    """Carry out a complete run, one stopped within an epoch, and one whose batch size is per process."""
     run_streamed(folder / "whole", Task=WHOLE)
     run_streamed(folder / "stopped", Task=STOPPED)
     run_toy(folder / "each", Setup__epochs=1, Task=WHOLE)

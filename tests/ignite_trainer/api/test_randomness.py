@@ -215,7 +215,7 @@ def test_streams_from_torch_follow_its_global_generator() -> None:
 
 
 @pytest.mark.gpu
-def test_a_device_gives_the_same_normal_numbers_as_the_cpu() -> None:
+def test_a_device_draws_the_same_normal_numbers_as_the_cpu() -> None:
     torch.testing.assert_close(
         streams(3).normal(10_001, device="cuda").cpu(), streams(3).normal(10_001), rtol=1e-5, atol=1e-5
     )

@@ -44,7 +44,7 @@ def test_a_protocol_that_can_run_passes(check: Check) -> None:
     assert "0 errors, 0 warnings" in report and " free; needs about " in report
 
 
-def test_errors_come_first_and_many_of_a_kind_are_counted(check: Check) -> None:
+def test_errors_are_shown_first_and_findings_of_a_kind_are_counted(check: Check) -> None:
     status, report = check(Dataset=doubtful(bad=7, odd=2))
     assert status == 1
     lines = report.split("error: ", 1)[1].splitlines()

@@ -112,7 +112,7 @@ def test_each_transform_has_separate_random_numbers() -> None:
         assert not torch.allclose(twice[index] - signal, 2 * (once[index] - signal))
 
 
-def test_equal_seeds_give_equal_orders_and_epochs_differ() -> None:
+def test_equal_seeds_have_equal_orders_and_epochs_differ() -> None:
     def order(number: int, **options: Any) -> list[int]:
         found = [
             int(index)

@@ -182,7 +182,7 @@ def test_an_abstract_class_is_refused(path: str, kind: type[Any], lacks: str) ->
         ("torch.zzzzzz.A", 'torch has no "zzzzzz"; allowed: '),
     ],
 )
-def test_a_misspelt_path_gets_the_nearest_one(path: str, said: str) -> None:
+def test_for_a_misspelt_path_the_nearest_one_is_suggested(path: str, said: str) -> None:
     found = refusal(path)
     assert found.startswith(f"Model.class is {path}; {said}")
     assert len(found) < 600

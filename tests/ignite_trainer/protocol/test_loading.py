@@ -52,7 +52,7 @@ def test_defaults_do_not_replace_sections_of_the_file() -> None:
 
 
 @pytest.mark.parametrize("model", [None, 5, [], {}, {"class": 3}, {"class": "unknown.Model"}])
-def test_a_model_without_defaults_gets_none(model: Any) -> None:
+def test_nothing_is_added_for_a_model_without_defaults(model: Any) -> None:
     assert supply_defaults({"Model": model}, DEFAULTS) == {"Model": model}
 
 

@@ -94,7 +94,7 @@ def test_positions_in_a_list_have_two_notations() -> None:
     ("flag", "right"),
     [("--setup.epochs", "Setup"), ("--Steup.epochs", "Setup"), ("--dataset.args.root", "Dataset")],
 )
-def test_a_misspelt_section_gets_the_nearest_one(flag: str, right: str) -> None:
+def test_for_a_misspelt_section_the_nearest_one_is_suggested(flag: str, right: str) -> None:
     assert refusal(flag, "1") == (
         f'{flag}: the protocol has no "{flag[2:].split(".", maxsplit=1)[0]}"; did you mean "{right}"?'
     )
@@ -175,7 +175,7 @@ def test_a_new_value_is_json_or_else_text(name: str, word: str, value: Any) -> N
 
 
 @pytest.mark.parametrize("word", ["1.10", "1e3", "007", "5", "[a]"])
-def test_a_text_key_that_is_null_takes_words_unchanged(word: str) -> None:
+def test_words_for_a_text_key_that_is_null_are_not_changed(word: str) -> None:
     assert override("--Setup.suffix", word)["Setup"]["suffix"] == word
     assert override("--Visdom.host", word)["Visdom"] == {"host": word}
     assert override("--Setup.suffix", "null")["Setup"]["suffix"] is None
@@ -245,7 +245,7 @@ def test_an_argument_can_become_a_list_or_a_text() -> None:
     assert override("--Model.args.flag", "weights.pt")["Model"]["args"]["flag"] == "weights.pt"
 
 
-def test_a_key_of_a_section_takes_one_value() -> None:
+def test_a_key_of_a_section_accepts_one_value() -> None:
     assert refusal("--Setup.name", "a", "b") == "--Setup.name takes one value, not 2: a b"
 
 
@@ -302,7 +302,7 @@ def test_keys_of_a_section_may_be_new() -> None:
         ("--Setup..epochs", 'Setup has no ""; allowed: '),
     ],
 )
-def test_an_unknown_place_gets_the_nearest_one(flag: str, said: str) -> None:
+def test_for_an_unknown_place_the_nearest_one_is_suggested(flag: str, said: str) -> None:
     assert refusal(flag, "1").startswith(f"{flag}: {said}")
 
 
@@ -441,7 +441,7 @@ def explained(*words: str) -> str:
         ("--explian", "--explain"),
     ],
 )
-def test_an_unknown_flag_gets_the_nearest_key_or_flag(word: str, meant: str) -> None:
+def test_for_an_unknown_flag_the_nearest_key_or_flag_is_suggested(word: str, meant: str) -> None:
     assert explained(word, "1") == f"{word.partition('=')[0]} is not a flag; did you mean {meant}?" + (
         '; "1" is not preceded by a flag; use -c to name a protocol' if "=" in word else ""
     )

@@ -148,7 +148,7 @@ def test_another_class_does_not_inherit_arguments(tmp_path: Path) -> None:
     assert extended(tmp_path, {"Optimizer": same})["Optimizer"]["args"] == {"lr": 0.01, "momentum": 0.9}
 
 
-def test_null_is_a_value_where_a_key_takes_it_and_removes_other_keys(tmp_path: Path) -> None:
+def test_null_is_a_value_if_the_key_accepts_it_and_removes_other_keys(tmp_path: Path) -> None:
     change = {
         "Setup": {"seed": None, "epochs": None},
         "Dataset": {"args": {"fold": None}},

@@ -256,7 +256,7 @@ def test_faults_of_the_current_epoch_are_kept(tmp_path: Path) -> None:
 # Which run is resumed
 
 
-def test_a_finished_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = go_on(tmp_path)
     assert "There is no run of Toy to resume; starting a new run." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}

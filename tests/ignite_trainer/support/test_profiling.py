@@ -43,7 +43,7 @@ def test_a_phase_of_another_thread_is_not_part_of_the_step() -> None:
     assert host_shares(spans) == pytest.approx(expected)
 
 
-def test_without_a_step_there_are_no_shares() -> None:
+def test_a_profile_without_a_step_has_no_shares() -> None:
     assert host_shares([]) == {}
     assert device_shares([], [Work(1, 2, 1)], busy=0.0) == {}
     assert busy_share([], [Interval(1, 2)]) == 0.0

@@ -50,7 +50,7 @@ def flat(model: nn.Module) -> torch.Tensor:
     ("accumulate", "groups"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (3, [3, 2]), (5, [5]), (8, [5])]
 )
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_accumulated_steps_are_those_of_the_mean_loss(
+def test_accumulated_steps_equal_steps_on_the_mean_loss(
     accumulate: int, groups: list[int], epochs: int
 ) -> None:
     data, model, reference = batches(5), towers(), towers()

@@ -165,7 +165,7 @@ def test_trained_weights_equal_those_of_whole_batches(changes: dict[str, Any], t
     assert 0 < distance(whole, parts) < tolerance * distance(whole, start)
 
 
-def test_compiled_towers_give_the_same_weights() -> None:
+def test_compiled_towers_are_trained_to_the_same_weights() -> None:
     data = [tones(12, seed=seed) for seed in range(2)]
     whole, parts = towers(), towers()
     train(whole, data, task=Pairing(), chunk=4)

@@ -159,7 +159,7 @@ def test_bytes_after_a_flac_are_reported_and_no_sample_is_lost(tag: bytes, tmp_p
 
 
 @pytest.mark.parametrize("announced", [0, 40_000, 2**36 - 1])
-def test_no_sample_is_lost_before_a_tag_after_a_flac_of_wrong_length(announced: int, tmp_path: Path) -> None:
+def test_a_tag_after_a_flac_of_wrong_length_does_not_remove_samples(announced: int, tmp_path: Path) -> None:
     require_length(flac(announced) + ID3V1, SAMPLES, tmp_path / "a.flac")
 
 

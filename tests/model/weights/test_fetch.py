@@ -161,7 +161,7 @@ def test_a_file_without_a_hash_always_starts_over(web: Web, tmp_path: Path) -> N
     assert web.asked["/archive.zip"] == ["", ""]
 
 
-def test_a_wrong_hash_leaves_nothing(web: Web, file: RemoteFile, target: Path) -> None:
+def test_a_file_with_a_wrong_hash_is_deleted(web: Web, file: RemoteFile, target: Path) -> None:
     web.files["v1/weights.pt"] = CONTENT[:-1] + b"\0"
     fails(file, target, "the downloaded file has the wrong sha256; deleted it")
     assert leftovers(target) == []

@@ -122,7 +122,7 @@ def test_other_formats_are_read(esc50: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_give_the_samples_of_the_main_process(esc50: Path, workers: int) -> None:
+def test_workers_load_the_same_samples_as_the_main_process(esc50: Path, workers: int) -> None:
     dataset = ESC50(esc50)
     expected = list(dataset)  # the file is mapped before the workers start
     loaded = list(DataLoader(dataset, batch_size=None, num_workers=workers))

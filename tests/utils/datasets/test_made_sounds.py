@@ -16,7 +16,7 @@ from utils.datasets import ESC50, MadeSounds
 SMALL: dict[str, Any] = {"seconds": 0.2, "clips_per_class_and_fold": 1}
 
 
-def test_the_layout_is_that_of_esc50(tmp_path: Path) -> None:
+def test_the_layout_equals_that_of_esc50(tmp_path: Path) -> None:
     made = MadeSounds(tmp_path / "made", fold=1, seconds=0.2, clips_per_class_and_fold=2)
     assert len(made) == 48
     with (tmp_path / "made/meta/esc50.csv").open() as file:
@@ -41,7 +41,7 @@ def test_every_fold_has_one_clip_of_each_class() -> None:
         assert sorted(test.targets) == [0, 1, 2, 3, 4, 5]
 
 
-def test_equal_arguments_give_equal_sounds_and_other_seeds_do_not(tmp_path: Path) -> None:
+def test_equal_arguments_make_equal_sounds_and_other_seeds_different_ones(tmp_path: Path) -> None:
     one, same, other = (
         MadeSounds(tmp_path / str(number), seed=seed, **SMALL) for number, seed in enumerate([3, 3, 4])
     )

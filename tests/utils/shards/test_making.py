@@ -253,7 +253,7 @@ def test_the_command_makes_and_verifies_shards(tmp_path: Path, capsys: pytest.Ca
     assert "already has a set of shards" in capsys.readouterr().err
 
 
-def test_the_command_takes_both_splits_of_a_protocol(
+def test_the_command_writes_both_splits_of_a_protocol(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sounds = {"root": str(tmp_path / "sounds"), "clips_per_class_and_fold": 1, "seconds": 0.1, "fold": 2}

@@ -151,7 +151,7 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
         ([ABOUT, ENTRY, ENTRY], "it lists 1 files twice"),
     ],
 )
-def test_a_wrong_line_of_a_manifest_is_named(lines: list[Any], said: str) -> None:
+def test_an_invalid_line_of_a_manifest_is_named(lines: list[Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse(*lines)
 

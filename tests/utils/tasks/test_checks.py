@@ -196,7 +196,7 @@ def test_an_unexpected_sample_rate_is_a_warning(single: AudioCLIP) -> None:
     )
 
 
-def test_tasks_find_nothing_wrong_with_made_scenes(several: AudioCLIP) -> None:
+def test_tasks_find_no_faults_in_made_scenes(several: AudioCLIP) -> None:
     scenes = MadeScenes(scenes=8, held_out_scenes=4)
     task = Contrastive()
     task.prepare(several, train=scenes, test=scenes)

@@ -281,7 +281,7 @@ def test_an_interruption_stops_the_sweep_and_says_how_to_continue(
 # Seeds
 
 
-def test_a_seed_is_drawn_once_for_the_whole_sweep_and_kept(tmp_path: Path) -> None:
+def test_a_seed_is_drawn_once_for_the_entire_sweep_and_kept(tmp_path: Path) -> None:
     drawn = set()
     for root in (tmp_path / "a", tmp_path / "b"):
         sweep_toy(root, FOLDS, Setup__seed=None, Setup__epochs=0)

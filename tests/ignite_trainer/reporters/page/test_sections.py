@@ -67,7 +67,7 @@ def test_one_class_is_enough(guesses: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 3])
-def test_without_a_finite_score_there_is_nothing_to_show(tmp_path: Path, samples: int) -> None:
+def test_without_a_finite_score_nothing_is_shown(tmp_path: Path, samples: int) -> None:
     predictions = Predictions(
         scores=np.full((samples, 2), np.nan, dtype=np.float32),
         targets=np.eye(2, dtype=bool)[[0] * samples],

@@ -276,7 +276,7 @@ def test_messages_show_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert "audio/caf\\xe9.wav" in [one.where for one in findings]
 
 
-def test_an_unreadable_folder_is_an_error_unless_a_callback_takes_it(
+def test_an_unreadable_folder_is_an_error_unless_a_callback_handles_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path, "a/1.wav", "b/2.wav")
