@@ -1,5 +1,4 @@
-"""Requirements of many GPUs, against values computed by hand, the memory of the loss and the size of "
-"shards."""
+"""Requirements of many GPUs equal hand-computed values, the memory of the loss and the size of shards."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ignite_trainer.runs.experiment import RunResult
 
 
 def weights(name: str, content: str = "") -> WeightsFile:
-    """Return a file of weights with this name; `content` distinguishes files of the same name."""
+    """Return a weights file with this name; `content` distinguishes files of the same name."""
     return WeightsFile(name=name, sha256=hashlib.sha256((name + content).encode()).hexdigest())
 
 

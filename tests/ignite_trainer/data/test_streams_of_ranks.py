@@ -25,7 +25,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def go_on(folder: Path, **changes: Any) -> Path:
+def continue_run(folder: Path, **changes: Any) -> Path:
     options = {"Dataset": STREAMED, "Task": STOPPED, "Setup__batch_train": 4, "Setup__batch_of": "all"}
     return run_toy(folder, **{**options, "Setup__resume": "auto", **changes}).folder
 
@@ -69,7 +69,7 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
         "samples and skip others. Resume with 2 processes"
     )
     with pytest.raises(ProtocolError) as caught:
-        go_on(tmp_path / "stopped")
+        continue_run(tmp_path / "stopped")
     assert str(caught.value) == message + (
         ", or remove last_epoch-2_step-7.pt to resume from last_epoch-1.pt, the end of an epoch, with any "
         "number."
@@ -77,7 +77,7 @@ def test_another_number_of_processes_is_refused_within_an_epoch(by_two: Path, tm
     assert content(tmp_path) == before
     (states / "last_epoch-1.pt").unlink()
     with pytest.raises(ProtocolError) as caught:
-        go_on(tmp_path / "stopped")
+        continue_run(tmp_path / "stopped")
     assert str(caught.value) == message + "; from the end of the epoch, any number can resume."
 
 
@@ -86,14 +86,14 @@ def test_one_process_resumes_from_the_end_of_an_epoch(by_two: Path, tmp_path: Pa
     shutil.copytree(by_two / "stopped", tmp_path / "stopped")
     for state in only_run(tmp_path / "stopped").glob("checkpoints/last_*_step-*.pt"):
         state.unlink()
-    folder = go_on(tmp_path / "stopped")
+    folder = continue_run(tmp_path / "stopped")
     assert folder == only_run(tmp_path / "stopped")
     assert (folder / "result.json").exists()
 
 
 def test_one_process_resumes_a_finished_run_of_two(by_two: Path, tmp_path: Path) -> None:
     shutil.copytree(by_two / "whole", tmp_path / "whole")
-    assert go_on(tmp_path / "whole", Task=WHOLE, Setup__epochs=3) == only_run(tmp_path / "whole")
+    assert continue_run(tmp_path / "whole", Task=WHOLE, Setup__epochs=3) == only_run(tmp_path / "whole")
 
 
 def test_separate_batches_of_each_process_are_named_as_the_cause(by_two: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def signalled(**args: Any) -> dict[str, Any]:
     return {"class": "toy_research.learning.Signalled", "args": {"name": "SIGTERM", **args}}
 
 
-def go_on(root: Path, **changes: Any) -> Any:
+def continue_run(root: Path, **changes: Any) -> Any:
     return run_toy(root, **{**CHANGES, "Setup__resume": "auto", **changes})
 
 
@@ -97,12 +97,12 @@ def stopped(root: Path, *tasks: dict[str, Any], **changes: Any) -> None:
         if list(root.glob("Toy/*")):  # the tasks differ only in when they send the signal
             change(only_run(root) / "protocol.json", Task=task)
         with pytest.raises(RunStopped):
-            go_on(root, Task=task, **changes)
+            continue_run(root, Task=task, **changes)
 
 
 def finish(root: Path, **changes: Any) -> Path:
     change(only_run(root) / "protocol.json", Task=signalled())
-    return Path(go_on(root, Task=signalled(), **changes).folder)
+    return Path(continue_run(root, Task=signalled(), **changes).folder)
 
 
 def compare(root: Path, whole: Path, **changes: Any) -> None:
@@ -144,7 +144,7 @@ def test_the_comparison_distinguishes_two_seeds(tmp_path: Path, whole: Path) -> 
 
 def _child(root: Path) -> None:
     task = {"class": "toy_research.measuring.SleepyMatching", "args": {"seconds": 0.02}}
-    go_on(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)
+    continue_run(root, Task=task, Setup__save_every_steps=2, Setup__epochs=5)
 
 
 def _killed_child(root: Path) -> None:
@@ -257,10 +257,10 @@ def test_faults_of_the_current_epoch_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = go_on(tmp_path)
+    first = continue_run(tmp_path)
     assert "There is no run of Toy to resume; starting a new run." in capsys.readouterr().out
     before = {path: path.stat().st_mtime_ns for path in first.folder.rglob("*")}
-    again = go_on(tmp_path)
+    again = continue_run(tmp_path)
     output = capsys.readouterr().out.replace("\n", "")
     assert f"The run is finished; its results are in {first.folder}" in output
     assert (again.folder, again.end.best) == (first.folder, first.end.best)
@@ -269,23 +269,26 @@ def test_a_finished_run_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_finished_run_can_continue_for_more_epochs(tmp_path: Path, whole: Path) -> None:
-    go_on(tmp_path, Setup__epochs=2, Task=signalled())
-    finished = go_on(tmp_path, Task=signalled())
+    continue_run(tmp_path, Setup__epochs=2, Task=signalled())
+    finished = continue_run(tmp_path, Task=signalled())
     assert only_run(tmp_path) == finished.folder
     assert differences(whole, finished.folder) == []
 
 
 def test_a_drawn_seed_is_kept(tmp_path: Path) -> None:
     with pytest.raises(RunStopped):
-        go_on(tmp_path, Task=signalled(step=13), Setup__seed=None)
+        continue_run(tmp_path, Task=signalled(step=13), Setup__seed=None)
     drawn = json.loads((only_run(tmp_path) / "protocol.json").read_text())["Setup"]["seed"]
-    assert go_on(tmp_path, Task=signalled(step=13), Setup__seed=None, Setup__epochs=3).record.seed == drawn
+    assert (
+        continue_run(tmp_path, Task=signalled(step=13), Setup__seed=None, Setup__epochs=3).record.seed
+        == drawn
+    )
 
 
 def test_a_run_of_a_different_protocol_is_not_resumed(tmp_path: Path) -> None:
-    first = go_on(tmp_path)
+    first = continue_run(tmp_path)
     other = {"Optimizer": {"class": "torch.optim.SGD", "args": {"lr": 0.3}}}
-    assert go_on(tmp_path, **other).folder != first.folder
+    assert continue_run(tmp_path, **other).folder != first.folder
     with pytest.raises(ProtocolError) as caught:
         resume(tmp_path, first.folder, **other)
     assert str(caught.value) == (
@@ -298,7 +301,7 @@ def test_a_run_of_a_different_protocol_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_seed_is_refused(tmp_path: Path) -> None:
-    folder = go_on(tmp_path).folder
+    folder = continue_run(tmp_path).folder
     (folder / "result.json").unlink()
     setup = json.loads((folder / "protocol.json").read_text())["Setup"]
     change(folder / "protocol.json", Setup={**setup, "seed": None})
@@ -310,10 +313,10 @@ def test_an_unfinished_run_of_a_different_protocol_is_mentioned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RunStopped):
-        go_on(tmp_path, Task=signalled(step=3))
+        continue_run(tmp_path, Task=signalled(step=3))
     folder = only_run(tmp_path)
     capsys.readouterr()
-    go_on(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
+    continue_run(tmp_path, Task=signalled(step=3, name="SIGURG"), Setup__batch_train=5)
     output = " ".join(capsys.readouterr().out.split())
     assert (
         f"The unfinished run in {folder} has a different protocol: Setup.batch_train is 5, but 4 in that "
@@ -336,7 +339,7 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path: Path) -> None:
     shutil.copytree(EARLIER / "unfinished", folder)
     change(folder / "protocol.json", Faults={"rollback_rate": 0.5})
     before = (folder / "metrics.jsonl").read_text()
-    resumed = go_on(tmp_path, Task=signalled())
+    resumed = continue_run(tmp_path, Task=signalled())
     assert resumed.folder == folder
     assert (folder / "metrics.jsonl").read_text().startswith(before)
     assert [one["iteration"] for one in events(folder) if one["event"] == "iteration"] == list(range(1, 16))
@@ -353,7 +356,7 @@ def test_results_of_an_earlier_version_are_in_the_table(tmp_path: Path) -> None:
     )
     results_table.update(tmp_path)
     assert "| TwoTowers, random weights | 30.0 (fold 1 of 3) |" in (tmp_path / "table.md").read_text()
-    again = go_on(tmp_path, Task=signalled(), Setup__epochs=1, Setup__seed=8)
+    again = continue_run(tmp_path, Task=signalled(), Setup__epochs=1, Setup__seed=8)
     assert again.folder == tmp_path / "Toy/finished"
     assert again.record == record
 
@@ -369,11 +372,11 @@ def test_a_protocol_with_a_removed_option_is_refused_by_name(tmp_path: Path) -> 
 
 def test_an_unfinished_run_is_preferred_to_a_newer_finished_one(tmp_path: Path) -> None:
     with pytest.raises(RunStopped):
-        go_on(tmp_path, Task=signalled(step=15))
+        continue_run(tmp_path, Task=signalled(step=15))
     unfinished = only_run(tmp_path)
     finished = run_toy(tmp_path, **{**CHANGES, "Task": signalled(step=15, name="SIGURG")}).folder
     (finished / "protocol.json").write_text((unfinished / "protocol.json").read_text())
-    assert go_on(tmp_path, Task=signalled(step=15)).folder == unfinished
+    assert continue_run(tmp_path, Task=signalled(step=15)).folder == unfinished
 
 
 # Signals
@@ -495,7 +498,7 @@ def test_skipped_batches_are_not_loaded(workers: int, monkeypatch: pytest.Monkey
 def _child_of_its_own_group(root: Path, changes: dict[str, Any]) -> None:
     os.setsid()
     try:
-        go_on(root, **changes)
+        continue_run(root, **changes)
     except RunStopped:
         os._exit(75)
 
@@ -520,7 +523,7 @@ def test_workers_survive_a_signal_to_the_process_group_until_the_run_stops_them(
     with pytest.raises(ProcessLookupError):  # no process of the group remains
         os.killpg(process.pid, 0)
     assert list((only_run(killed) / "checkpoints").glob("last_*_step-*.pt"))
-    assert differences(go_on(whole, **changes).folder, go_on(killed, **changes).folder) == []
+    assert differences(continue_run(whole, **changes).folder, continue_run(killed, **changes).folder) == []
 
 
 def test_a_worker_killed_by_a_signal_that_the_run_received_stops_the_run(tmp_path: Path) -> None:

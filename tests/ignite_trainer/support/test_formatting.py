@@ -1,4 +1,4 @@
-"""Percentages."""
+"""Percentages are rounded half up."""
 
 import math
 

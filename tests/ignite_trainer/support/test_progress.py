@@ -113,7 +113,7 @@ def test_evaluations_of_a_run_print_progress(
     assert "Training: " not in output  # the console prints its steps
 
 
-def test_each_work_is_timed_from_its_own_start(
+def test_each_task_is_timed_from_its_own_start(
     seconds: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = ProgressLines()

@@ -121,7 +121,7 @@ def test_evaluation_prepares_once_per_pass_and_leaves_the_model_unchanged() -> N
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-class Noting(Matching):
+class ScoreRecorder(Matching):
     """Records the dtype of the scores within autocast, and the losses."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Noting(Matching):
     [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
 )
 def test_steps_run_in_the_precision_of_the_protocol(precision: str, dtype: torch.dtype) -> None:
-    task, model = Noting(), towers()
+    task, model = ScoreRecorder(), towers()
     trainer = train(model, batches(2), task=task, precision=precision).trainer
     make_evaluator(task, model, setup(precision=precision), device=CPU, title="E").run(batches(1))
     assert task.types == [dtype] * 3
@@ -196,7 +196,7 @@ def test_the_precision_of_a_run_overrides_torchs_newer_switches() -> None:
 
 
 def test_the_running_loss_is_an_exponential_average_since_the_start() -> None:
-    task = Noting()
+    task = ScoreRecorder()
     trainer = train(towers(), batches(3), epochs=2, task=task).trainer
     assert len(task.losses) == 6
     average = task.losses[0]

@@ -93,8 +93,8 @@ def test_frozen_parameters_get_no_gradient_and_the_others_do(pattern: str) -> No
     assert_close(step_in_parts(model, batch, 4)[1], expected)
 
 
-class Listening(Pairing):
-    """Records the embeddings of every pass."""
+class EmbeddingRecorder(Pairing):
+    """A task that records the embeddings of every pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Listening(Pairing):
 
 
 def test_both_passes_draw_the_same_numbers_and_count_as_one() -> None:
-    model, task = towers(dropout=0.5, norm=True), Listening()
+    model, task = towers(dropout=0.5, norm=True), EmbeddingRecorder()
     torch.manual_seed(3)
     step_in_parts(model, tones(12), 4, task)
     after = torch.rand(3)
@@ -247,7 +247,7 @@ def test_memory_depends_on_the_size_of_a_part_and_not_of_the_batch() -> None:
 def test_parts_are_even_and_a_smaller_batch_has_the_same_number(
     size: int, chunk: int, usual: int, sizes: list[int]
 ) -> None:
-    task = Listening()
+    task = EmbeddingRecorder()
     cache = GradientCache(task, towers(), setup(chunk=chunk, batch_train=usual), device=CPU)
     cache.forward(tones(size))
     assert [len(kept["signal"]) for _, kept in task.seen] == sizes

@@ -84,9 +84,9 @@ def test_the_first_finding_is_reported_later_if_no_step_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gradient", "sound"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
+    ("gradient", "accepted"), [(-1e30, True), (torch.inf, False), (-torch.inf, False), (torch.nan, False)]
 )
-def test_gradients_are_accepted_only_if_all_are_finite(gradient: float, sound: bool) -> None:
+def test_gradients_are_accepted_only_if_all_are_finite(gradient: float, accepted: bool) -> None:
     dtypes = ((100, torch.float32), (3, torch.float64), (0, torch.float32))
     weights = [torch.nn.Parameter(torch.ones(count, dtype=dtype)) for count, dtype in dtypes]
     for weight in weights:
@@ -98,7 +98,7 @@ def test_gradients_are_accepted_only_if_all_are_finite(gradient: float, sound: b
     assert largest is not None
     assert largest.item() == pytest.approx(abs(gradient), nan_ok=True)
     watch.gradients(largest, epoch=1, iteration=1)
-    assert (watch.first() is None) == sound
+    assert (watch.first() is None) == accepted
 
 
 def test_non_finite_weights_are_named() -> None:
