@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class RunningMetrics:
-    """The metrics that a trainer updates in every step: running averages and metrics by iteration.
+    """State of the metrics that a trainer updates in every step: running averages and metrics of iterations.
 
     The state of a metric consists of its attributes that are tensors, numbers, strings, containers of these,
     or other metrics. Functions and devices are not saved; a restored metric keeps those it was built with.
@@ -21,7 +21,7 @@ class RunningMetrics:
     def __init__(
         self, trainer: Engine, metrics: Mapping[str, Metric], *, across_epochs: Collection[str]
     ) -> None:
-        """Save and restore metrics attached to `trainer`; those named in `across_epochs` are never reset."""
+        """Save and restore metrics attached to `trainer`; those in `across_epochs` outlast an epoch."""
         self._metrics = dict(metrics)
         self._across_epochs = set(across_epochs)
         self._pending: Mapping[str, Any] = {}
@@ -33,7 +33,7 @@ class RunningMetrics:
         return {name: _take(metric) for name, metric in self._metrics.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore each metric now, and again when the next epoch starts, after its reset."""
+        """Restore each metric now and, unless it was due to be reset, after the next start of an epoch."""
         self._pending = state
         for name, metric in self._metrics.items():
             _put(metric, state[name])
@@ -86,7 +86,7 @@ def _put(metric: Metric, values: Mapping[str, Any]) -> None:
 
 
 def _copy(value: Any, metric: Metric) -> Any:
-    """Copy a value, as metrics update theirs in place; put tensors on the metric's device."""
+    """Copy a value, because metrics update theirs in place; put tensors on the metric's device."""
     if isinstance(value, Tensor):
         return value.to(metric._device, copy=True)  # ignite has no public name for the device
     if isinstance(value, list | tuple):

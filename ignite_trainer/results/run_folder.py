@@ -90,7 +90,7 @@ def make_run_folder(protocol: Protocol, *, seed: int, folder: Path | None = None
 
 
 def slug(text: str) -> str:
-    """Make a folder name by replacing characters that a file system may refuse with hyphens."""
+    """Turn text into a folder name, with hyphens for characters that a file system may refuse."""
     return re.sub(r"[^\w.\-]+", "-", text).strip(".-") or "run"
 
 

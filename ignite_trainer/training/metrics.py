@@ -38,7 +38,7 @@ def logged_steps(every: int) -> Any:
 
 
 def read_back(*, started: Events, every: int) -> MetricUsage:
-    """Return the usage of a metric that each training step updates, but that is read only in logged steps.
+    """Return the usage of a metric that is updated in each training step but read only in logged steps.
 
     Reading the value makes the host wait for the device. Batches of skipped steps have no loss and do not
     count. The metric is reset at `started`; see `logged_steps` for `every`.
@@ -61,7 +61,7 @@ def attach_metrics(blueprint: Blueprint, evaluator: Engine, split: Split, *, dev
 
 
 def try_metrics(blueprint: Blueprint, outputs: Sequence[StepOutput]) -> list[str]:
-    """Compute the metrics that are updated by epoch on made-up outputs of evaluation steps.
+    """Compute the metrics with the update rate "epoch" on synthetic outputs of evaluation steps.
 
     Args:
         blueprint: blueprint of the run.
@@ -98,7 +98,7 @@ def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput)
 def attach_running_metrics(
     blueprint: Blueprint, trainer: Engine, *, device: torch.device
 ) -> dict[str, Metric]:
-    """Attach the protocol's metrics that are updated by iteration to the trainer; return them by label."""
+    """Attach the metrics with the update rate "iteration" to the trainer; return them by label."""
     usage = read_back(started=Events.EPOCH_STARTED, every=blueprint.protocol.setup.log_interval)
     attached = {}
     for where, line in blueprint.protocol.lines.items():
@@ -160,7 +160,7 @@ M = TypeVar("M", bound=Metric)
 
 
 def without_reduction(metric: M) -> M:
-    """Keep a metric from reducing over the processes, as each process gets the outputs of all."""
+    """Keep a metric from reducing over the processes, because each of them gets the outputs of all."""
     metric.update = as_single_process()(metric.update)  # type: ignore[method-assign]
     metric.compute = as_single_process()(metric.compute)  # type: ignore[method-assign]
     return metric
@@ -207,5 +207,5 @@ def _number(value: Any, label: str) -> float:
         what = f"of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
         raise ProtocolError(
             f'The metric "{label}" returns a {type(value).__name__} {what}, but a line needs a single '
-            "number; give its class arguments that reduce it to one, such as an average."
+            "number; add arguments that make it return one, such as an average."
         ) from error

@@ -21,8 +21,8 @@ NOT_OF_THE_NETWORK = ("pretrained", "assets")
 """Constructor arguments that name the source of the initial weights."""
 
 NOT_DESCRIBED = (
-    "The file does not say which arguments its model was built with, and there is no protocol.json of a run "
-    "beside it. Pass the arguments that differ from the published ones, embed_dim=... and so on."
+    "The file does not say which arguments its model was built with, and there is no run's protocol.json "
+    "beside it. Pass the arguments that differ from those of the published model, such as embed_dim=..."
 )
 
 logger = logging.getLogger(__name__)
@@ -81,13 +81,13 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
     if name != model_class.__name__:
         arguments = ", ".join(f"{key}={value!r}" for key, value in known.args.items())
         how = (
-            f"Build that, {name}({arguments}) from {module}, and load the file with read_state_dict and "
+            f"Build {name}({arguments}) from {module} instead, and load the file with read_state_dict and "
             "load_weights from model.weights.loading."
         )
         if module.partition(".")[0] == __name__.partition(".")[0]:
             arguments = ", ".join([*filter(None, [arguments]), f"pretrained={str(file)!r}"])
-            how = f"Build that: from {module} import {name}; model = {name}({arguments}).eval()"
-        raise WeightsError(f"{file}: weights of a {known.path}, not of {model_class.__name__}. {how}")
+            how = f"Build {name} instead: from {module} import {name}; model = {name}({arguments}).eval()"
+        raise WeightsError(f"{file} holds weights of {known.path}, not of {model_class.__name__}. {how}")
     unknown = sorted(known.args.keys() - inspect.signature(model_class).parameters.keys())
     if unknown:
         raise WeightsError(
@@ -101,7 +101,7 @@ def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: P
     """Warn if arguments differ from those with which a checkpoint was trained.
 
     Some arguments do not change the shapes of weights: the spectrogram's hop length and the number of heads
-    in a transformer, for example. With other values the checkpoint still fits, but the model computes
+    in a transformer, for example. With different values the checkpoint still fits, but the model computes
     something else. Released files and files without a description are skipped.
 
     Args:
@@ -120,8 +120,8 @@ def warn_of_other_arguments(model_class: type, given: Mapping[str, Any], file: P
     different = [name for name in given if _as_json(given[name]) != _as_json(trained[name])]
     if different:
         logger.warning(
-            "%s was trained with other arguments: %s. Pass %s (in a protocol, under Model.args), unless you "
-            "intend the change.",
+            "%s was trained with different arguments: %s. Pass %s (in a protocol, under Model.args), unless "
+            "you intend the change.",
             file,
             "; ".join(f"{name} is {given[name]!r}, but was {trained[name]!r}" for name in different),
             ", ".join(f"{name}={trained[name]!r}" for name in different),
@@ -139,6 +139,6 @@ def _parsed(content: Any, source: Path) -> BuiltFrom:
             kept = {key: value for key, value in args.items() if key not in NOT_OF_THE_NETWORK}
             return BuiltFrom(path, kept, source)
     raise WeightsError(
-        f'{source}: does not say which model was trained; expected "class" and "args", got '
+        f'{source} does not say which model was trained; expected "class" and "args", got '
         f"{str(content)[:80]!r}."
     )

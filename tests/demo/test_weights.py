@@ -54,7 +54,9 @@ def test_a_checkpoint_has_the_network_of_its_run(
     assert not loaded.training
     assert torch.equal(loaded.embed_text("dog").cpu(), small_model.embed_text("dog"))
     (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": {**model, "class": "model.X"}}))
-    with pytest.raises(WeightsError, match=r"weights of a model\.X, not of AudioCLIP\. Build that: "):
+    with pytest.raises(
+        WeightsError, match=r"holds weights of model\.X, not of AudioCLIP\. Build X instead: "
+    ):
         find_demo_weights(str(path))
 
 

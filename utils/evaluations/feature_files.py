@@ -4,7 +4,7 @@
 tensors    <kind>   float32 [N, D]   one tensor per kind of features, such as audio
            fold     int64   [N]      if the data set has folds
            target   int64   [N]      index into class_names, if every clip has exactly one label
-metadata   format, kinds, clips, labels, class_names, dataset: texts; all but the first and the last are JSON
+metadata   format, kinds, clips, labels, class_names, dataset: strings; all except format and dataset are JSON
 ```
 """
 
@@ -64,8 +64,8 @@ class FeatureTable:
         if self.folds is not None:
             lengths["fold"] = len(self.folds)
         if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
-            raise ValueError(f"the numbers of clips differ: {counts}")
+            counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+            raise ValueError(f"the lengths differ: {counts}")
         unknown = {label for labels in self.labels for label in labels} - set(self.class_names)
         if unknown:
             raise ValueError(f'the label "{min(unknown)}" is not one of the {len(self.class_names)} classes')
@@ -111,8 +111,8 @@ class FeatureTable:
             with safe_open(path, framework="numpy") as file:
                 about = file.metadata() or {}
                 if about.get("format") != _FORMAT:
-                    raise ValueError(f'its metadata lacks format: "{_FORMAT}"')
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                    raise ValueError(f"its format is {about.get('format')!r}; expected {_FORMAT!r}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             listed = {name: json.loads(about[name]) for name in ("kinds", "clips", "labels", "class_names")}
             return cls(
                 features={kind: tensors[kind] for kind in listed["kinds"]},
@@ -123,8 +123,8 @@ class FeatureTable:
                 folds=tensors.get("fold"),
             )
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path} does not exist; the evaluation Features writes it.") from error
+            raise FileNotFoundError(f"{path} does not exist; the Features evaluation writes it.") from error
         except KeyError as error:
             raise ValueError(f"{path} is not a table of features: {error} is missing.") from error
         except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not a table of features, or incomplete: {error}.") from error
+            raise ValueError(f"{path} is not a table of features, or is incomplete: {error}.") from error

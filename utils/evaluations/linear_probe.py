@@ -50,10 +50,10 @@ class LinearProbe(CollectingEvaluation):
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
         """Check that the whole data set is evaluated and has folds."""
         if held_out := held_out_folds(test):
-            numbers = " and ".join(map(str, held_out))
+            numbers = ", ".join(map(str, held_out))
             raise ValueError(
                 "the linear probe holds out each fold in turn, so it needs features of the whole data set; "
-                f"here only fold {numbers} is evaluated. Set Dataset.args.fold to null."
+                f"Dataset.args.fold selects {numbers} only. Set it to null."
             )
         if (count := len(folds(test))) < 2:
             raise ValueError(f"the linear probe needs at least two folds; the data set has {count}.")

@@ -39,7 +39,7 @@ Content = dict[str, Any]
 
 
 class ShardSet(NamedTuple):
-    """Shards in the order of their addresses; `whole` if they are all shards in their manifests."""
+    """Shards, first those of manifests given as addresses; `whole` if no shard of a manifest is missing."""
 
     about: SetEntry
     shards: list[tuple[str, ShardEntry]]
@@ -72,7 +72,7 @@ def find(urls: str | Sequence[str], manifest: str | Sequence[str] | None = None)
     if unknown := [url for url in others if file_name(url) not in known]:
         more = f" and {len(unknown) - _SHOWN} more" * (len(unknown) > _SHOWN)
         raise ValueError(
-            f"urls has shards that the manifest does not list: {', '.join(unknown[:_SHOWN])}{more}; {_INDEX}."
+            f"urls has shards that no manifest lists: {', '.join(unknown[:_SHOWN])}{more}; {_INDEX}."
         )
     shards += [(url, known[file_name(url)]) for url in others]
     if len({url for url, _ in shards}) < len(shards):
@@ -100,7 +100,7 @@ def expand(urls: str | Sequence[str]) -> list[str]:
     try:
         addresses = [url for pattern in given for url in braceexpand(pattern)]
     except ValueError as error:
-        raise ValueError(f"urls is {urls!r}, whose braces do not close.") from error
+        raise ValueError(f"urls is {urls!r}, whose braces are unbalanced.") from error
     for url in addresses:
         _check_scheme(url)
     return addresses
@@ -115,7 +115,7 @@ def local_path(url: str) -> Path | None:
 
 
 def file_name(url: str) -> str:
-    """Return the file name that the manifest knows a shard by; of a command, the last word with .tar."""
+    """Return a shard's file name in the manifest; for a command, the last word that ends in .tar."""
     if url.startswith("pipe:"):
         words = re.findall(r"[^\s/'\"]+\.tar\b", url)
         return words[-1] if words else url
@@ -157,7 +157,7 @@ def opened(url: str, *, to_the_end: bool = False) -> Iterator[BinaryIO]:
     finally:
         if not finished:
             stream.ignore_errors = True
-            stream.proc.terminate()  # it may wait for a network and not notice
+            stream.proc.terminate()  # waiting for a network, it may not notice that the pipe is closed
         stream.close()
 
 
@@ -176,7 +176,7 @@ def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
                     assert file is not None, "a regular file has content"
                     files.append((member.name, file.read()))
                 reached = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-                tar.members = []  # type: ignore[attr-defined]  # it would keep one for every file
+                tar.members = []  # type: ignore[attr-defined]  # it would keep every member
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
     if number < len(ends) and files and reached >= ends[number]:
@@ -184,10 +184,10 @@ def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
 
 
 def content_of(files: Sequence[tuple[str, bytes]], name: str) -> Content:
-    """Make a sample of the names and contents of its files; `name` is its own in the manifest.
+    """Build a sample from the names and contents of its files; `name` is its name in the manifest.
 
     Raises:
-        ValueError: There is no file, or two have one name.
+        ValueError: There is no file, or two have the same name.
     """
     if not files:
         raise ValueError("there is no sample")
@@ -210,7 +210,7 @@ class LocalShard:
         self._file: BinaryIO | None = None
 
     def read(self, positions: Sequence[int]) -> Iterator[Callable[[], Content]]:
-        """Yield a function for each of these samples, which reads it when called."""
+        """Yield, for each position, a function that reads its sample."""
         if self._file is None:
             with contextlib.suppress(OSError):  # each sample reports it
                 self._file = self._path.open("rb")
@@ -255,7 +255,10 @@ class RemoteShard:
         self._error: Exception | None = None
 
     def read(self, positions: Sequence[int]) -> Iterator[Callable[[], Content]]:
-        """Yield a function for each of these samples, which returns it; holds early ones, undecoded."""
+        """Yield, for each position, a function that returns its sample.
+
+        Wanted samples that come before their turn are held, undecoded.
+        """
         wanted, held = set(positions), dict[int, Content]()
         for position in positions:
             error = self._advance(position, wanted, held) if position not in held else None
@@ -265,7 +268,7 @@ class RemoteShard:
     def close(self) -> None:
         """End the transfer."""
         self._samples = None
-        with contextlib.suppress(OSError):  # left before its end
+        with contextlib.suppress(OSError):  # the transfer was stopped early
             self._stack.close()
 
     def _advance(self, position: int, wanted: Collection[int], held: dict[int, Content]) -> Exception | None:
@@ -311,8 +314,8 @@ def _check_scheme(url: str) -> None:
         )
     if len(scheme) > 1 and scheme not in ("file", "http", "https", "pipe"):
         raise ValueError(
-            f"urls has {url}; paths, file:, http: and https: addresses can be read. For {scheme}: write a "
-            "pipe: with the command that fetches it."
+            f"urls has {url}; paths, file:, http: and https: addresses can be read. For the scheme "
+            f"{scheme}, write pipe: and a command that writes the shard to its standard output."
         )
 
 
@@ -323,7 +326,9 @@ def _is_manifest(url: str) -> bool:
 def _manifest_beside(shard: str) -> str:
     url = beside(shard, FILE_NAME)
     if url is None:
-        raise ValueError("manifest is not given, and a command (pipe:) has no folder to look in; name it.")
+        raise ValueError(
+            "no manifest is given, and a command (pipe:) has no folder to look in; set manifest."
+        )
     return url
 
 

@@ -24,7 +24,7 @@ _POINTS = 72  # per inch
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Part of a page, which shows the attributes in this order. All text is plain text.
+    """A section of a page. Its contents appear in the order of the attributes. All text is plain text.
 
     Attributes:
         title: heading of the section.

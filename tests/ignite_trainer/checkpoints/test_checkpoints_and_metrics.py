@@ -82,8 +82,7 @@ def test_a_metric_with_several_values_is_refused_before_training(tmp_path: Path)
         run_toy(tmp_path, **windows(line("each", "toy_research.learning.PerClass")))
     assert str(caught.value) == (
         'Metrics.Performance.lines[0]: The metric "each" returns a Tensor of shape [3], but a line needs a '
-        "single number; give its class arguments that reduce it to one, such as an average; the task scores "
-        "3 classes."
+        "single number; add arguments that make it return one, such as an average; the task scores 3 classes."
     )
     assert not Notebook.last.of("iteration")
 

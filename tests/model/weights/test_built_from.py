@@ -163,8 +163,8 @@ def test_weights_of_another_class_get_a_message_that_says_what_to_call(tmp_path:
     torch.save(tower.state_dict(), tmp_path / "best.pt")
     with pytest.raises(WeightsError) as caught:
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
-    message, _, call = str(caught.value).partition(" Build that: ")
-    assert message == f"{tmp_path / 'best.pt'}: weights of a model.esresnet.ESResNeXt, not of AudioCLIP."
+    message, _, call = str(caught.value).partition(" Build ESResNeXt instead: ")
+    assert message == f"{tmp_path / 'best.pt'} holds weights of model.esresnet.ESResNeXt, not of AudioCLIP."
     names: dict[str, Any] = {}
     exec(call, names)  # the advice in the message must work
     assert not names["model"].training and names["model"].hop_length == 100
@@ -177,7 +177,7 @@ def test_weights_of_a_foreign_class_get_a_message_that_says_where_the_class_is(t
     write_protocol(tmp_path, "mine.nets.Net", {"width": 3})
     torch.save({"weight": torch.zeros(1)}, tmp_path / "best.pt")
     with pytest.raises(
-        WeightsError, match=r"Build that, Net\(width=3\) from mine\.nets, and load the file with"
+        WeightsError, match=r"Build Net\(width=3\) from mine\.nets instead, and load the file with"
     ):
         AudioCLIP.from_pretrained(tmp_path / "best.pt")
 
@@ -186,8 +186,8 @@ def test_weights_of_a_foreign_class_get_a_message_that_says_where_the_class_is(t
     ("text", "message"),
     [
         ("{", r"protocol\.json: not the protocol of a run \(.*Repair or remove it"),
-        ("[]", r"protocol\.json: does not say which model was trained"),
-        ('{"Model": {"class": 3}}', r"protocol\.json: does not say which model was trained"),
+        ("[]", r"protocol\.json does not say which model was trained"),
+        ('{"Model": {"class": 3}}', r"protocol\.json does not say which model was trained"),
         (
             f'{{"Model": {{"class": "{PATH}", "args": {{"depth": 3}}}}}}',
             r'AudioCLIP was built with the argument "depth", which this version lacks',
@@ -242,13 +242,13 @@ def test_an_argument_that_differs_from_training_causes_a_warning(
     assert argument_warnings(caplog) == []
     AudioCLIP(**{**given, "hop_length": 90, "normalized": False, "transformer_heads": 4})
     assert argument_warnings(caplog) == [
-        f"{best} was trained with other arguments: transformer_heads is 4, but was 2; hop_length is 90, but "
-        "was 120; normalized is False, but was True. Pass transformer_heads=2, hop_length=120, "
+        f"{best} was trained with different arguments: transformer_heads is 4, but was 2; hop_length is 90, "
+        "but was 120; normalized is False, but was True. Pass transformer_heads=2, hop_length=120, "
         "normalized=True (in a protocol, under Model.args), unless you intend the change."
     ]
     AudioCLIP.from_pretrained(best, spec_height=64)
     assert [text.partition(". Pass")[0] for text in argument_warnings(caplog)] == [
-        f"{best} was trained with other arguments: spec_height is 64, but was -1"
+        f"{best} was trained with different arguments: spec_height is 64, but was -1"
     ]
 
 

@@ -57,7 +57,7 @@ def test_holding_out_a_fold_is_refused_before_the_run(measure: Measure) -> None:
         measure("LinearProbe", data={"fold": 2})
     assert str(caught.value) == (
         "Evaluations.measured: the linear probe holds out each fold in turn, so it needs features of the "
-        "whole data set; here only fold 2 is evaluated. Set Dataset.args.fold to null."
+        "whole data set; Dataset.args.fold selects 2 only. Set it to null."
     )
 
 

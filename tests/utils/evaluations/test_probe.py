@@ -154,4 +154,4 @@ def test_the_command_reports_errors_without_a_traceback(
     assert capsys.readouterr().err == "error: C is -1.0; a positive number is expected.\n"
     path.write_bytes(path.read_bytes()[:-8])
     assert main([str(path)]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {path} is not a table of features, or incomplete: ")
+    assert capsys.readouterr().err.startswith(f"error: {path} is not a table of features, or is incomplete: ")

@@ -70,8 +70,8 @@ def test_patterns_are_expanded(urls: Any, expected: list[str]) -> None:
         ("", "an address, a pattern of addresses or a list of these is expected"),
         ("{0..99999999999}.tar", "more than 1,000,000 shards"),
         ("{0..999}{0..9999}.tar", "more than 1,000,000 shards"),
-        ("{a,b.tar", "braces do not close"),
-        ("s3://bucket/a.tar", r"For s3: write a pipe: with the command that fetches it"),
+        ("{a,b.tar", "braces are unbalanced"),
+        ("s3://bucket/a.tar", r"For the scheme s3, write pipe: and a command that writes"),
         ("pipe:cat a.tar", "a command that would be run.*AUDIOCLIP_PIPES"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_missing_manifest_is_an_error_with_a_remedy(numbers: Path, tmp_path: P
         FileNotFoundError, match=r"manifest\.jsonl does not exist.*python -m utils\.shards inde"
     ):
         Shards(str(tmp_path / "000000.tar"))
-    with pytest.raises(ValueError, match=r"shards that the manifest does not list: .*000009\.tar"):
+    with pytest.raises(ValueError, match=r"shards that no manifest lists: .*000009\.tar"):
         Shards(str(numbers / "000009.tar"))
     with pytest.raises(ValueError, match="lists a shard twice"):
         Shards([str(numbers / "000000.tar"), str(numbers / "manifest.jsonl")])
@@ -170,7 +170,7 @@ def test_a_missing_manifest_is_an_error_with_a_remedy(numbers: Path, tmp_path: P
 
 @pytest.mark.usefixtures("pipes")
 def test_a_command_has_no_folder_for_a_manifest() -> None:
-    with pytest.raises(ValueError, match=r"a command \(pipe:\) has no folder to look in; name it"):
+    with pytest.raises(ValueError, match=r"a command \(pipe:\) has no folder to look in; set manifest"):
         Shards("pipe:cat a.tar")
 
 
