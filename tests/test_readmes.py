@@ -73,9 +73,8 @@ def test_make_run_ends_with_the_place_of_the_report() -> None:
         ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     *_, run, last = planned.splitlines()
-    assert run.endswith(
-        "main.py --config protocols/quickstart.json"
-    )  # the run ends with a link to its report
+    # The run ends with a link to its report.
+    assert run.endswith("main.py --config protocols/quickstart.json")
     assert last.startswith('echo "Open the report in a browser.')
     readme, section = re.findall(r"(\S+README\.md), ([\w ]+)", last)[0]
     assert section.strip().lower().replace(" ", "-") in anchors(ROOT / readme)

@@ -132,9 +132,8 @@ def test_the_report_fits_a_phone_and_a_desktop(page: Page, report: Path, width: 
     if width == 1280:  # at their maximum size
         assert all(shown == min(natural, room) for shown, _, natural, room in pictures)
         return
-    assert all(
-        shown == named for shown, named, *_ in pictures
-    )  # they stay legible, and scroll if they are too wide
+    # They stay legible, and scroll if they are too wide.
+    assert all(shown == named for shown, named, *_ in pictures)
     assert max(shown - room for shown, *_, room in pictures) > 0
     words = page.eval_on_selector_all("td:not(.number)", "all => all.map(cell => cell.clientWidth)")
     assert min(words) > 95

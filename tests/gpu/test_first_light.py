@@ -19,9 +19,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.processes
 def test_every_step_runs_in_miniature_on_the_cpu(tmp_path: Path) -> None:
     script = ["bash", "tests/gpu/first_light.sh", str(tmp_path), "--rehearse", "--budget", "290"]
-    path = os.pathsep.join(
-        [str(Path(sys.executable).parent), os.environ["PATH"]]
-    )  # the script calls `python`
+    # The script calls `python`.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path}
     done = subprocess.run(
         script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False

@@ -124,9 +124,8 @@ def test_a_protocol_without_baselines_that_trains_nothing_is_measured_alone(tmp_
 
 
 SIZES: dict[Split, int] = {"train": 1600, "test": 400}
-EVALUATED = (
-    50 * 1600 + 51 * 400
-)  # samples: both splits after each epoch, the held-out one also before the first
+# Samples: both splits after each epoch, the held-out one also before the first.
+EVALUATED = 50 * 1600 + 51 * 400
 
 
 @pytest.mark.parametrize(
@@ -167,9 +166,8 @@ def test_the_file_contains_all_measurements(tmp_path: Path) -> None:
     assert again.setup.seed == 7
     assert content["environment"]["packages"]["torch"]
     assert content["environment"]["cuda"] is None
-    assert str(tmp_path) not in json.dumps(
-        {**content, "protocols": None}
-    )  # nothing depends on the folder, so the file can be moved
+    # Nothing depends on the folder, so the file can be moved.
+    assert str(tmp_path) not in json.dumps({**content, "protocols": None})
     assert content["projection"] == asdict(found.projection)
     assert content["activities"]["training"]["utilisation"] is None
     assert content["peak_memory_bytes"] == found.peak_memory_bytes

@@ -197,9 +197,8 @@ def test_help_is_quick_and_threads_do_not_spin_for_long_unless_the_user_says_so(
     unset = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
     words = [sys.executable, "-c", script]
     run = subprocess.run(words, cwd=ROOT, env=unset | given, capture_output=True, text=True, check=False)
-    assert run.stdout.splitlines()[-1] == f"set() {expected}", (
-        run.stderr
-    )  # torch reads the variable when imported
+    # Torch reads the variable when imported.
+    assert run.stdout.splitlines()[-1] == f"set() {expected}", run.stderr
 
 
 def test_an_unknown_override_runs_nothing(command: Command, ran: list[Protocol]) -> None:

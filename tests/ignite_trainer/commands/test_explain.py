@@ -114,9 +114,8 @@ def test_a_checkpoint_is_written_during_the_next_epoch_and_the_last_one_after_it
     monkeypatch.setattr(checkpoint_files, "write_durably", slowly)
     found = estimates(tmp_path, Setup__epochs=2)
     assert isinstance(found.checkpoint, Checkpoint)
-    assert found.checkpoint.seconds == pytest.approx(
-        2.0, abs=0.5
-    )  # one second for a state, one for the best weights
+    # One second for a state, one for the best weights.
+    assert found.checkpoint.seconds == pytest.approx(2.0, abs=0.5)
     assert found.seconds_per_epoch == found.checkpoint.seconds  # an epoch of a few small steps waits for it
     parameters = sum(value.nbytes for value in TwoTowers().parameters())
     assert found.checkpoint.copy_bytes > 2 * parameters  # parameters and their momentum

@@ -247,9 +247,8 @@ def test_arguments_have_types_defaults_and_descriptions() -> None:
     fold = SCHEMA["$defs"]["utils.datasets.ESC50"]["properties"]["fold"]
     assert {"type": "integer"} in fold["anyOf"]
     assert fold["default"] is None
-    assert fold["description"].startswith(
-        "number or numbers of the held-out folds."
-    )  # inherited from its base class
+    # Inherited from its base class.
+    assert fold["description"].startswith("number or numbers of the held-out folds.")
     assert SCHEMA["$defs"]["utils.transforms.RandomFlip"]["properties"]["axis"]["enum"] == ["channel", "time"]
     assert list(SCHEMA["$defs"]["torch.optim.SGD"]["properties"])[:2] == ["lr", "momentum"]
 

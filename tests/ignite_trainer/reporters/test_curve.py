@@ -126,9 +126,8 @@ def test_the_first_of_equal_trained_epochs_is_marked(
 
 def test_a_resumed_run_marks_the_best_epoch_of_its_checkpoints(run: RunStart) -> None:
     history = [scored(epoch, value) for epoch, value in enumerate((0.9, 0.8, 0.7))]
-    kept = Best(
-        label="Val. Acc.", value=0.8, epoch=1, checkpoint=None
-    )  # not epoch 0: no file has its weights
+    # Not epoch 0: no file has its weights.
+    kept = Best(label="Val. Acc.", value=0.8, epoch=1, checkpoint=None)
     reporter = LearningCurve()
     reporter.on_resume(dataclasses.replace(run, best=(kept,)), history)
     assert drawn(reporter.figure().axes[1])["best: 0.8000, epoch 1"] == ([1], [0.8])

@@ -96,9 +96,8 @@ def shown(port: int, run: RunStart, *results: Evaluated) -> Windows:
 def test_the_dashboard_shows_the_reported_values(
     run: RunStart, server: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv(
-        "http_proxy", "http://127.0.0.1:9"
-    )  # nothing listens there: a request through this proxy fails
+    # Nothing listens there: a request through this proxy fails.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     reporter = Visdom(host="http://127.0.0.1", port=server)
     report_run(reporter, run)
     reporter.close()
@@ -126,9 +125,8 @@ def test_the_dashboard_shows_the_reported_values(
         "Val. Acc. Train.": ({"color": COLOURS[0], "dash": "dash"}, {"symbol": "circle-open"}),
         "Val. Acc. Eval.": ({"color": COLOURS[0], "dash": "solid"}, {"symbol": "circle"}),
     }
-    assert (
-        max(window["width"] for window in windows.values()) <= 1240
-    )  # fits a browser window 1280 pixels wide
+    # Fits a browser window 1280 pixels wide.
+    assert max(window["width"] for window in windows.values()) <= 1240
     assert (cost["title"], cost["width"], cost["height"]) == ("Cost in $", 900, 300)
 
 

@@ -552,9 +552,8 @@ def test_a_worker_ends_only_when_its_parent_terminates_it(tmp_path: Path) -> Non
     process.start()
     while not started.exists() and process.is_alive():
         time.sleep(0.01)
-    subprocess.run(
-        ["sh", "-c", f"kill {process.pid}"], check=True
-    )  # sent by a process that is not the parent
+    # Sent by a process that is not the parent.
+    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)
     process.join(0.3)
     assert process.is_alive()
     process.terminate()

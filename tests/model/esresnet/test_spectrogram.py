@@ -202,9 +202,8 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
         torch.testing.assert_close(with_tf32, plain, rtol=0, atol=1e-5)
         monkeypatch.setattr(spectrogram, "needs_full_precision", lambda _: False)
         loose = F.normalize(tower(clips), dim=-1)
-        assert not torch.allclose(
-            loose, plain, rtol=0, atol=1e-5
-        )  # without full precision, they would depend on it
+        # Without full precision, they would depend on it.
+        assert not torch.allclose(loose, plain, rtol=0, atol=1e-5)
     finally:
         torch.set_float32_matmul_precision("highest")
 

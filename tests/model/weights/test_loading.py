@@ -188,9 +188,8 @@ def test_a_pointer_in_place_of_a_released_file_is_named(tmp_path: Path) -> None:
 def test_prefixes_of_wrappers_are_removed(names: list[str], expected: set[str]) -> None:
     state = {name: torch.ones(1) for name in names}
     assert set(rename_to_fit(state, expected, source="x.pt")) == expected
-    assert (
-        set(rename_to_fit(state, set(), source="x.pt")) == expected
-    )  # names are also shortened for the message about another model
+    # Names are also shortened for the message about another model.
+    assert set(rename_to_fit(state, set(), source="x.pt")) == expected
 
 
 def test_non_finite_weights_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -205,11 +204,12 @@ def test_non_finite_weights_cause_a_warning(caplog: pytest.LogCaptureFixture) ->
 @pytest.mark.parametrize(
     ("names", "known", "expected"),
     [
+        # "model" is a module of the network, not a wrapper.
         (
             ["model.a", "b"],
             {"model.a", "b"},
             {"model.a", "b"},
-        ),  # "model" is a module of the network, not a wrapper
+        ),
         (["model.audio.a", "model.b", "loss.weight"], {"audio.a", "b"}, {"audio.a", "b", "loss.weight"}),
         (["a", "b", "model.a"], {"a", "b"}, {"a", "b", "model.a"}),
         (["net.module.a", "net.module.b", "step"], {"a", "b"}, {"a", "b", "step"}),

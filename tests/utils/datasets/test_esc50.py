@@ -55,9 +55,8 @@ def test_without_a_fold_both_splits_are_the_complete_data_set(esc50: Path) -> No
 
 
 def test_class_names_cover_the_complete_data_set_in_the_order_of_targets(esc50: Path) -> None:
-    edit(
-        esc50, "5-1012-A-4.wav,5,4,frog", "5-1012-A-4.wav,5,2,whale"
-    )  # a class that only the held-out fold has
+    # A class that only the held-out fold has.
+    edit(esc50, "5-1012-A-4.wav,5,4,frog", "5-1012-A-4.wav,5,2,whale")
     train = ESC50(esc50, fold=5)
     assert train.class_names == ["dog", "whale", "frog", "sea waves"]
     assert "whale" not in {clip.label for clip in train.clips}

@@ -183,9 +183,8 @@ def test_texts_of_a_trained_tower_are_tokenised_once(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(SimpleTokenizer, "encode", counting)
     model, task = tiny_audioclip(), Contrastive("heard once: {}")
-    batch = batch_of(Clips())._replace(
-        labels=[["dog"], ["rain"] * 20, ["dog"], ["siren"]]
-    )  # one text is too long
+    # One text is too long.
+    batch = batch_of(Clips())._replace(labels=[["dog"], ["rain"] * 20, ["dog"], ["siren"]])
     for _ in range(3):
         task.training_step(model, batch)
     assert {"heard once: dog", "heard once: siren"} <= seen.keys()

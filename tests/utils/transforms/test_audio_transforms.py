@@ -177,9 +177,8 @@ def test_a_central_crop_rounds_down() -> None:
 
 
 def test_a_crop_reaches_every_position_equally_often() -> None:
-    sample = (
-        torch.tensor([[1.0, -1.0] * 5]).cumsum(dim=1) + torch.arange(10) * 1e-3
-    )  # equally loud throughout
+    # Equally loud throughout.
+    sample = torch.tensor([[1.0, -1.0] * 5]).cumsum(dim=1) + torch.arange(10) * 1e-3
     cropped = RandomCrop(6).batch(copies(sample, 5_000), streams(5_000))
     assert cropped.values.shape == (5_000, 1, 6)
     offsets = torch.round((cropped.values[:, 0].sum(dim=1) - 3.0) / 6e-3 - 2.5).long()
