@@ -12,7 +12,7 @@ INT16_SCALE = 32768.0
 """Factor from decoded audio, where full scale is 1.0, to 16-bit units."""
 
 MAX_VALUES = 2**29
-"""Maximum values to read from a file, over all channels: 2 GiB, or 101 minutes of stereo at 44.1 kHz."""
+"""Maximum number of values per file, over all channels: 2 GiB, or 101 minutes of stereo at 44.1 kHz."""
 
 AUDIO_SUFFIXES = frozenset(
     """
@@ -28,7 +28,7 @@ UNDECODED_AUDIO_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
 """Suffixes of sound and video files that libsndfile does not decode."""
-CONVERT_AUDIO = "convert it, as by `ffmpeg -i x.m4a x.flac`"
+CONVERT_AUDIO = "convert it, for example with `ffmpeg -i x.m4a x.flac`"
 
 Waveform = npt.NDArray[np.float32]
 """Audio, float32 `[C, T]`."""
@@ -49,7 +49,7 @@ def read_audio(
         sample_rate: sample rate of the result, Hz.
         mono: True to average the channels, False to duplicate a single channel, None to keep the file's
             channels.
-        name: name of the file in messages; needed for content without a path.
+        name: name of the file in messages; by default its path, or "audio" for content without one.
         segment: segment to read, clipped to the end of the file; None for everything that decodes, whatever
             the header says.
 
@@ -58,8 +58,8 @@ def read_audio(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file does not decode, is cut off, or has no samples, more than `MAX_VALUES`, or
-            non-finite values or values far from -1..1.
+        ValueError: The file cannot be decoded, is cut off, has no samples or more than `MAX_VALUES` values,
+            or contains values that are non-finite or far outside -1..1.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)

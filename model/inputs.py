@@ -54,7 +54,7 @@ def several(inputs: Any, kinds: str) -> Iterable[Any]:
 
 def describe(value: object) -> str:
     """Describe a value's type for messages: "None", "a float", "an int"."""
-    name = type(value).__name__
+    name = "bytes object" if isinstance(value, bytes) else type(value).__name__
     return "None" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 

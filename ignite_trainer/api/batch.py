@@ -112,7 +112,7 @@ def collate_field(values: list[Any]) -> Any:
 
 
 def rebuild(like: Any, fields: list[Any]) -> Any:
-    """Build a sample from its fields, with the type of `like`: a named tuple, tuple or list."""
+    """Build a sample or a batch from its fields, with the type of `like`: a named tuple, tuple or list."""
     return like._make(fields) if hasattr(like, "_make") else type(like)(fields)
 
 

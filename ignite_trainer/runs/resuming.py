@@ -173,7 +173,7 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
     epochs, done = protocol.setup.epochs, other.setup.epochs
     by_epochs = any(spec.lasts == "rest" for spec in protocol.schedules.values())
     if epochs < done or (by_epochs and epochs != done):
-        reason = ' (a Scheduler that lasts the "rest" depends on it)' if by_epochs else ""
+        reason = ' (a Scheduler whose lasts is "rest" depends on it)' if by_epochs else ""
         found.append(f"Setup.epochs is {epochs}, but {done} in that run{reason}")
     return found
 

@@ -29,7 +29,7 @@ UNDECODED_IMAGE_SUFFIXES = frozenset(
     """.split()  # noqa: SIM905 - one a line would fill a page
 )
 """Suffixes of image files that Pillow does not decode."""
-CONVERT_IMAGE = "convert it, as by `magick x.heic x.jpg`"
+CONVERT_IMAGE = "convert it, for example with `magick x.heic x.jpg`"
 
 _TIFF_PHOTOMETRIC = 262  # TIFF tag, 0 if the smallest value means white
 _NOT_DECODABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)

@@ -110,7 +110,9 @@ def test_unusable_files_are_listed_and_not_tried_again(folder: Path, update: Cal
     first = update()
     assert (first.found, first.embedded) == (17, 12)
     assert first.wrong.keys() == {"broken.wav", "broken.jpg", "empty.flac", "gone.png", "film.mp4"}
-    assert first.wrong["film.mp4"] == "mp4 is not decoded: convert it, as by `ffmpeg -i x.m4a x.flac`"
+    assert (
+        first.wrong["film.mp4"] == "mp4 is not decoded: convert it, for example with `ffmpeg -i x.m4a x.flac`"
+    )
     assert "not decodable as audio" in first.wrong["broken.wav"]
     assert "not decodable as an image" in first.wrong["broken.jpg"]
     assert first.wrong["gone.png"] == "cannot be read (No such file or directory)"

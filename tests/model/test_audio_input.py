@@ -51,7 +51,9 @@ def test_sounds_of_every_suffix_decode_from_files_and_from_bytes(suffix: str, tm
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_AUDIO_SUFFIXES))
 def test_undecoded_sounds_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
-    with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as audio .*; convert it, as by `ffmpeg"):
+    with pytest.raises(
+        ValueError, match=rf"x{suffix}: not decodable as audio .*; convert it, for example with `ffmpeg"
+    ):
         read_audio(tmp_path / f"x{suffix}", 8000)
 
 

@@ -86,7 +86,7 @@ def test_a_batch_equals_a_list_of_its_clips(small_model: AudioCLIP) -> None:
 
 
 def test_narrow_floating_point_is_widened_before_scaling(small_model: AudioCLIP) -> None:
-    """Scaled by 32768, values of float16 would overflow it."""
+    """float16 values would overflow if they were multiplied by 32768 in float16."""
     clip = noise(3000, 3)
     for loudest in (0.9, 7.5):
         half = (clip / np.abs(clip).max() * loudest).astype(np.float16)
@@ -101,7 +101,7 @@ def test_narrow_floating_point_is_widened_before_scaling(small_model: AudioCLIP)
     )
 
 
-def test_content_in_memory_is_embedded_as_the_file(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_content_in_memory_has_the_same_embedding_as_the_file(small_model: AudioCLIP, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.flac", noise(3000, 6)[0] / 32768, RATE)
     Image.fromarray(np.full((40, 40, 3), 99, np.uint8)).save(tmp_path / "image.png")
     for name, embed in (("clip.flac", small_model.embed_audio), ("image.png", small_model.embed_image)):
@@ -121,7 +121,7 @@ def test_arrays_are_resampled(small_model: AudioCLIP) -> None:
     assert (slow @ small_model.embed_audio(tone(RATE), sample_rate=RATE).T).item() > 0.99
 
 
-def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_path: Path) -> None:
+def test_quiet_clips_in_known_units_are_accepted(small_model: AudioCLIP, tmp_path: Path) -> None:
     quiet = np.random.default_rng(0).uniform(-0.9, 0.9, 3000) / 32768
     soundfile.write(tmp_path / "quiet.wav", quiet, RATE, subtype="FLOAT")
     assert small_model.embed_audio(tmp_path / "quiet.wav").isfinite().all()
@@ -149,7 +149,7 @@ def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_pat
         (np.ones(100), {"sample_rate": float("nan")}, "sample_rate is nan"),
         (np.ones(100), {"sample_rate": RATE, "window_seconds": float("nan")}, "window_seconds is nan"),
         (None, {}, "inputs is None; expected a path, a binary file, an array or a tensor, or several"),
-        (b"RIFF", {}, "inputs is a bytes"),
+        (b"RIFF", {}, "inputs is a bytes object"),
         (5, {}, "inputs is an int"),
         ([np.full(100, 9, np.int16), None], {"sample_rate": RATE}, "Audio input 1 is None"),
         ([io.StringIO("a")], {}, 'Audio input 0 is a file that was opened as text; open it with "rb"'),
@@ -161,7 +161,7 @@ def test_quiet_clips_of_known_units_are_accepted(small_model: AudioCLIP, tmp_pat
         ([1.0, 2.0], {"sample_rate": RATE}, "Audio input 0 is a float"),
     ],
 )
-def test_unusable_audio_is_named(
+def test_errors_name_the_unusable_audio_or_option(
     audio: object, options: dict[str, object], message: str, small_model: AudioCLIP
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -224,7 +224,7 @@ def test_tensors_and_batches_of_images_are_embedded(small_model: AudioCLIP) -> N
         (io.BytesIO(b"word"), "Image input 0: not decodable as an image"),
     ],
 )
-def test_unusable_images_are_named(images: Any, message: str, small_model: AudioCLIP) -> None:
+def test_errors_name_the_unusable_image(images: Any, message: str, small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=message):
         small_model.embed_image(images)
 
@@ -233,14 +233,14 @@ def test_unusable_images_are_named(images: Any, message: str, small_model: Audio
     ("texts", "message"),
     [
         (None, "texts is None; expected a string, or a list"),
-        (b"dog", "texts is a bytes"),
+        (b"dog", "texts is a bytes object"),
         (["dog", None], "Text 1 is None; expected a string or a list of labels"),
         (["dog"] * 300 + [float("nan")], "Text 300 is nan"),
         (["dog", ["a", float("nan")]], r"Text 1 is \['a', nan\]"),
         (["dog", 3], "Text 1 is 3"),
     ],
 )
-def test_entries_that_are_not_texts_are_named(texts: Any, message: str, small_model: AudioCLIP) -> None:
+def test_errors_name_entries_that_are_not_texts(texts: Any, message: str, small_model: AudioCLIP) -> None:
     with pytest.raises(ValueError, match=message):
         small_model.embed_text(texts)
     if isinstance(texts, list):
@@ -270,11 +270,13 @@ def test_texts_are_embedded(small_model: AudioCLIP) -> None:
         (3000, [0, 1000, 2000]),
     ],
 )
-def test_windows_cover_a_clip_except_one_percent_of_a_window(samples: int, starts: list[int]) -> None:
+def test_windows_cover_a_clip_except_for_at_most_one_percent_of_a_window(
+    samples: int, starts: list[int]
+) -> None:
     assert window_starts(samples, 1000) == starts
 
 
-def test_every_clip_is_the_average_over_its_windows_for_any_batch_size() -> None:
+def test_the_embedding_of_a_clip_is_the_average_over_its_windows_for_any_batch_size() -> None:
     generator = torch.Generator().manual_seed(0)
     clips = [torch.randn(1, length, generator=generator) for length in (7, 20, 30, 10, 35, 7, 20)]
     projection = torch.randn(3, 10, generator=generator)

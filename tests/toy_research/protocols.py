@@ -1,4 +1,4 @@
-"""The protocol of a toy experiment, its run, and commands that use it."""
+"""The protocol of a toy experiment, with functions and commands that run it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,11 @@ class TonesInStretches(Tones):
 
 
 class Doubtful(Tones):
-    """Tones; `told` sets what their inspection finds: numbers of "bad" and "odd" tones, "room", "folder"."""
+    """Tones with a scripted inspection.
+
+    Keys of `told`: "bad" and "odd" (number of errors and warnings), "room" (bytes needed in "folder"), and
+    "raises" (message of an error to raise).
+    """
 
     def __init__(self, *, told: Mapping[str, Any], train: bool = True, fold: int = 1) -> None:
         super().__init__(train=train, fold=fold)

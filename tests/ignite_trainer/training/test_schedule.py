@@ -1,4 +1,4 @@
-"""Schedules of learning rates, one or several, by epoch or by step, against formulas."""
+"""Learning-rate schedules, single or chained, by epoch or by step, are checked against formulas."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def rates(root: Path, **changes: Any) -> list[float]:
 
 
 def warm_up_then_cosine(*, steps: int, warm_up: int, start: float = 0.25) -> list[float]:
-    """Return a straight line up to 1, then half a wave down to 0, from the definitions."""
+    """Compute rates by definition: a linear warm-up to 0.4, then half a cosine down to 0."""
     line = [start + (1 - start) * step / warm_up for step in range(warm_up)]
     wave = [(1 + math.cos(math.pi * step / (steps - warm_up))) / 2 for step in range(steps - warm_up + 1)]
     return [0.4 * factor for factor in (*line, *wave)]
@@ -44,7 +44,7 @@ def test_a_warm_up_is_followed_by_a_cosine_to_the_end(tmp_path: Path) -> None:
     assert found[-1] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_a_schedule_by_epochs_keeps_the_rate_within_an_epoch(tmp_path: Path) -> None:
+def test_a_schedule_by_epoch_keeps_the_rate_constant_within_an_epoch(tmp_path: Path) -> None:
     by_epoch = [{**each, "interval": "epoch"} for each in ({**WARM_UP, "lasts": 2}, ANNEAL)]
     found = rates(tmp_path, Setup__epochs=4, Scheduler=by_epoch)
     expected = warm_up_then_cosine(steps=4, warm_up=2)[:4]
@@ -114,7 +114,7 @@ def test_a_run_resumes_its_schedule_bit_identically(tmp_path: Path) -> None:
 def test_epochs_cannot_be_raised_if_the_schedule_depends_on_them(tmp_path: Path) -> None:
     done = run_toy(tmp_path, **SMALL, Scheduler=ANNEAL)
     longer = validate(toy(tmp_path, **SMALL, Scheduler=ANNEAL, Setup__epochs=3))
-    message = r'Setup\.epochs is 3, but 2 in that run \(a Scheduler that lasts the "rest" depends on it\)'
+    message = r'Setup\.epochs is 3, but 2 in that run \(a Scheduler whose lasts is "rest" depends on it\)'
     with pytest.raises(ProtocolError, match=message):
         resuming.require_same(draw(longer, trusted=TRUSTED), done.folder)
     free = {"class": "torch.optim.lr_scheduler.ExponentialLR", "args": {"gamma": 0.5}, "interval": "step"}

@@ -31,7 +31,9 @@ def test_images_of_every_suffix_decode(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", sorted(UNDECODED_IMAGE_SUFFIXES))
 def test_undecoded_images_are_named_with_a_converter(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\1" * 100)
-    with pytest.raises(ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, as by `mag"):
+    with pytest.raises(
+        ValueError, match=rf"x{suffix}: not decodable as an image .*; convert it, for example with `mag"
+    ):
         read_image(tmp_path / f"x{suffix}")
 
 

@@ -1,4 +1,4 @@
-"""Framing, power and decibels equal numpy's, and matrix products stay in IEEE float32."""
+"""Framing and power match a numpy reference, decibels are exact, matrix products stay in IEEE float32."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_two_sided_puts_the_flipped_spectrum_first() -> None:
     assert spectrogram.two_sided(torch.arange(3.0)[:, None]).flatten().tolist() == [2, 1, 0, 0, 1, 2]
 
 
-def test_resize_aligns_corners_and_keeps_sizes_that_are_not_positive() -> None:
+def test_resize_aligns_corners_and_leaves_an_axis_alone_if_its_size_is_not_positive() -> None:
     power = torch.tensor([[0.0, 2.0, 4.0], [6.0, 8.0, 10.0]]).expand(1, 1, 3, 2, 3)
     assert spectrogram.resize(power, height=-1, width=0) is power
     wide = spectrogram.resize(power, height=-1, width=5)
@@ -131,7 +131,7 @@ def test_power_and_its_gradient_equal_those_of_windowed_frames(dtype: torch.dtyp
 
 @pytest.fixture(params=["float32_matmul_precision", "allow_tf32", "fp32_precision"])
 def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Allow TensorFloat-32 in each of torch's ways."""
+    """Allow TensorFloat-32 through each of torch's settings in turn."""
     if request.param == "float32_matmul_precision":
         torch.set_float32_matmul_precision("high")
     elif request.param == "allow_tf32":
@@ -144,7 +144,7 @@ def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tf32")
-def test_a_product_is_computed_in_float32_and_the_process_keeps_its_precision(
+def test_a_product_is_computed_in_float32_and_the_process_wide_setting_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
@@ -177,7 +177,7 @@ def rounded(x: Tensor) -> Tensor:
 
 @pytest.mark.real_data
 @torch.no_grad()
-def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
+def test_embeddings_of_real_clips_do_not_depend_on_the_process_wide_precision(
     monkeypatch: pytest.MonkeyPatch, real_data: Callable[[str], Path]
 ) -> None:
     """Emulate TF32 on the CPU: `F.linear` rounds its factors while torch's switch is on."""
@@ -202,7 +202,7 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
         torch.testing.assert_close(with_tf32, plain, rtol=0, atol=1e-5)
         monkeypatch.setattr(spectrogram, "needs_full_precision", lambda _: False)
         loose = F.normalize(tower(clips), dim=-1)
-        # Without full precision, they would depend on it.
+        # Without full precision, TensorFloat-32 changes the embeddings.
         assert not torch.allclose(loose, plain, rtol=0, atol=1e-5)
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -210,7 +210,7 @@ def test_embeddings_of_real_clips_do_not_depend_on_the_precision_of_the_process(
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("tf32")
-def test_decibels_on_a_device_do_not_depend_on_the_precision_of_the_process() -> None:
+def test_power_on_a_device_does_not_depend_on_the_process_wide_precision() -> None:
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "bank": torch.randn(2, 1025, 2048, device="cuda"),

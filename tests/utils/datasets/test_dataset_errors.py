@@ -125,11 +125,11 @@ def test_refused_values_are_named_with_their_line(esc50: Path, row: str, complai
     [
         (
             b"\xff\xfe\x00",
-            "is not in UTF-8 (byte 0xff). Save it as UTF-8, as by `iconv -f utf-16 -t utf-8 esc50",
+            "is not in UTF-8 (byte 0xff). Save it as UTF-8, for example with `iconv -f utf-16 -t utf-8 esc50",
         ),
         (
             b"a\xe9",
-            "is not in UTF-8 (byte 0xe9). Save it as UTF-8, as by `iconv -f latin1 -t utf-8 esc50.csv",
+            "is not in UTF-8 (byte 0xe9). Save it as UTF-8, for example with `iconv -f latin1 -t utf-8",
         ),
         (b'filename,fold,target,category\n"' + b"a\n" * 100000, "is not a CSV table: "),
         (b"<!DOCTYPE html><html>", "is an HTML page: its download failed."),

@@ -239,10 +239,12 @@ def test_unread_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr()
     assert "3 samples in 1 shards; 1 sounds, 1 images" in said.out
     assert set(said.err.splitlines()) == {
-        "not read: 1 m4a; convert it, as by `ffmpeg -i x.m4a x.flac`",
-        "not read: 1 mp4; convert it, as by `ffmpeg -i x.m4a x.flac`",
+        "not read: 1 m4a; convert it, for example with `ffmpeg -i x.m4a x.flac`",
+        "not read: 1 mp4; convert it, for example with `ffmpeg -i x.m4a x.flac`",
         "not read: 1 mask.png",
         "not read: 1 right.wav",
     }
-    with pytest.raises(ValueError, match=r"sample 0 of 3 in a\.tar: its m4a is not decoded; convert it, as"):
+    with pytest.raises(
+        ValueError, match=r"sample 0 of 3 in a\.tar: its m4a is not decoded; convert it, for example"
+    ):
         shards[0]

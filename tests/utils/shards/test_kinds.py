@@ -75,7 +75,7 @@ def test_every_sample_keeps_its_sound_or_its_image(
     [
         (
             SampleFiles(Path("x.m4a")),
-            r"x\.m4a is not a sound that a shard can keep; convert it, as by `ffmpeg",
+            r"x\.m4a is not a sound that a shard can keep; convert it, for example with `ffmpeg",
         ),
         (SampleFiles(Path("x.raw")), r"x\.raw is not a sound that a shard can keep; convert it"),
         (SampleFiles(None, (Path("x.heic"),)), r"x\.heic is not an image that a shard can keep; convert it"),
@@ -137,6 +137,6 @@ def test_files_that_a_folder_of_classes_omits_are_reported(
     said = capsys.readouterr()
     assert "1 samples in 1 shards" in said.out
     assert said.err.splitlines() == [
-        f"{tmp_path}/own: Not read: 1 .m4a (convert it, as by `ffmpeg -i x.m4a x.flac`).",
+        f"{tmp_path}/own: Not read: 1 .m4a (convert it, for example with `ffmpeg -i x.m4a x.flac`).",
         "held out, so not written: test, valid. With a protocol (-c) both splits are written.",
     ]

@@ -152,6 +152,6 @@ def _refuse_other_encodings(folder: Path, paths: Sequence[PurePosixPath]) -> Non
     wrong = [str(path) for path in paths if any("\ud800" <= mark <= "\udfff" for mark in str(path))]
     if wrong:
         raise ValueError(
-            f"{folder} has names that are not UTF-8: {_shown(wrong)}; rename them, as by "
+            f"{folder} has names that are not UTF-8: {_shown(wrong)}; rename them, for example with "
             "`convmv -f latin1 -t utf8 -r --notest`."
         )

@@ -102,8 +102,8 @@ def open_lines(table: Path) -> Iterator[Iterator[str]]:
 def _not_utf8(table: Path, error: UnicodeDecodeError) -> ValueError:
     is_utf16 = beginning_of(table).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return ValueError(
-        f"{table} is not in UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8, as by "
-        f"`iconv -f {'utf-16' if is_utf16 else 'latin1'} -t utf-8 {table.name} > new{table.suffix}`."
+        f"{table} is not in UTF-8 (byte {error.object[error.start]:#04x}). Save it as UTF-8, for example "
+        f"with `iconv -f {'utf-16' if is_utf16 else 'latin1'} -t utf-8 {table.name} > new{table.suffix}`."
     )
 
 

@@ -66,9 +66,9 @@ def test_a_run_and_the_check_report_files_that_are_not_read(
     put(tmp_path, "top.wav", "README.md", "only_m4a/1.m4a", "dog/.hidden.m4a", ".git/x.wav", "__MACOSX/a.wav")
     (tmp_path / "nothing").mkdir()
     said = (
-        f"{tmp_path}: Not read: 1 without a suffix, 1 .txt; 1 .heic (convert it, as by `magick x.heic x.jpg`)"
-        "; 3 .m4a, 1 .webm (convert it, as by `ffmpeg -i x.m4a x.flac`); 1 outside the class folders, such "
-        "as top.wav; classes without a supported sound or image: nothing, only_m4a."
+        f"{tmp_path}: Not read: 1 without a suffix, 1 .txt; 1 .heic (convert it, for example with `magick "
+        "x.heic x.jpg`); 3 .m4a, 1 .webm (convert it, for example with `ffmpeg -i x.m4a x.flac`); 1 outside "
+        "the class folders, such as top.wav; classes without a supported sound or image: nothing, only_m4a."
     )
     with caplog.at_level(logging.WARNING):
         for train in (True, False):
@@ -82,7 +82,9 @@ def test_a_run_and_the_check_report_files_that_are_not_read(
 
 def test_an_error_names_the_kinds_of_files_that_are_not_read(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.m4a", "cat/2.m4a")
-    with pytest.raises(ValueError, match=r"in class folders\. Not read: 2 \.m4a \(convert it, as by `ffmpeg"):
+    with pytest.raises(
+        ValueError, match=r"in class folders\. Not read: 2 \.m4a \(convert it, for example with `ffmpeg"
+    ):
         Table(tmp_path)
 
 
@@ -257,7 +259,7 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 def test_names_that_are_not_utf8_are_errors(tmp_path: Path) -> None:
     put(tmp_path, "dog/1.wav", f"dog/{LATIN}.wav", f"{LATIN}/2.wav", "h\u00e9/3.wav")
-    expected = r"has names that are not UTF-8: caf\\xe9/2\.wav, dog/caf\\xe9\.wav; rename them, as by `convmv"
+    expected = r"has names that are not UTF-8: caf\\xe9/2\.wav, dog/caf\\xe9\.wav; rename them, for"
     with pytest.raises(ValueError, match=expected):
         Table(tmp_path)
     with pytest.raises(ValueError, match=r"The name a/caf\\xe9\.wav is not UTF-8; rename the file\."):

@@ -224,13 +224,13 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
             "file,label\nsounds/0.wav,dog\nsounds/1.M4A,dog\n",
             {},
             'own.csv, line 3: file is "sounds/1.M4A"; a supported kind of sound, such as .flac '
-            "(convert it, as by `ffmpeg -i x.m4a x.flac`), is expected.",
+            "(convert it, for example with `ffmpeg -i x.m4a x.flac`), is expected.",
         ),
         (
             "image,label\n0.heic,dog\n",
             {},
             'own.csv, line 2: image is "0.heic"; a supported kind of image, such as .jpg '
-            "(convert it, as by `magick x.heic x.jpg`), is expected.",
+            "(convert it, for example with `magick x.heic x.jpg`), is expected.",
         ),
         (
             "file,label,label,note,note\nsounds/0.wav,dog,1,a,b\n",
