@@ -85,7 +85,7 @@ def name_other_kind(path: Path) -> str | None:
         return known
     for magic, name in _ARCHIVES.items():
         if head.startswith(magic):
-            return f"a {name} archive. Unpack it, and name the file of weights in it."
+            return f"a {name} archive. Unpack it, and name the weights file in it."
     if path.suffix.lower() in _EXPORTED:
         return "an exported network, which can only be run. Name the weights that it was made from."
     return _name_archive(path) if head.startswith(b"PK\x03\x04") else _name_text(head)
@@ -145,7 +145,7 @@ def _name_archive(path: Path) -> str | None:
         return None
     listed = ", ".join(map(_shown, names[:3])) + (", ..." if len(names) > 3 else "")
     return (
-        f"a zip archive without torch weights; it contains {listed or 'nothing'}. If a file of weights is "
+        f"a zip archive without torch weights; it contains {listed or 'nothing'}. If a weights file is "
         "in it, unpack it and name that file."
     )
 
@@ -156,8 +156,8 @@ def _name_text(head: bytes) -> str | None:
     if not text:
         return None
     if text.startswith(("{", "[")):
-        return f'JSON ("{_shown(text)}"), not a file of weights. Name the file that has them.'
-    return f'text ("{_shown(text)}"), not a file of weights. Name one, or fetch it again.'
+        return f'JSON ("{_shown(text)}"), not a weights file. Name the file that has them.'
+    return f'text ("{_shown(text)}"), not a weights file. Name one, or fetch it again.'
 
 
 def _as_text(head: bytes) -> str | None:

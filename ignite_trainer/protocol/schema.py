@@ -52,7 +52,7 @@ def make_schema(folder: Path, packages: Sequence[str] = PACKAGES) -> Schema:
 
     Args:
         folder: folder of protocols and defaults, which name classes.
-        packages: packages with additional classes in `__all__`, their own and that of their subpackages.
+        packages: packages whose `__all__`, or whose subpackages' `__all__`, lists additional classes.
     """
     whole = _without_titles(Protocol.model_json_schema(by_alias=True))
     definitions: Schema = {**whole.pop("$defs"), "Protocol": whole}
@@ -101,7 +101,7 @@ def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, typ
     """Find classes that can be instantiated.
 
     Args:
-        packages: packages with classes in `__all__`, their own and that of their subpackages.
+        packages: packages whose `__all__`, or whose subpackages' `__all__`, lists classes.
         named: dotted paths of additional classes.
 
     Returns:
@@ -156,7 +156,7 @@ def _named(node: Any) -> Iterator[str]:
 
 
 def _add_classes(definitions: Schema, classes: Mapping[str, type]) -> None:
-    """Add the names of its classes, and the arguments of each class, to each section."""
+    """Give each section the names of its classes and the arguments of each."""
     by_section: dict[str, list[str]] = {section: [] for section in KINDS}
     required: dict[str, list[str]] = {}
     for path, one in classes.items():

@@ -23,7 +23,7 @@ Message = Mapping[str, Any]
 Post = Callable[[str, Message], str]
 """Sends a message to one of the server's endpoints, and returns the answer."""
 
-_MAX_WIDTH = 1230  # pixels; the width of a window that fits into a browser of 1280
+_MAX_WIDTH = 1230  # pixels; fits a browser window 1280 pixels wide
 _LINE, _LETTER = 24, 7.5  # pixels: height of a line of text, width of a letter
 _SAMPLES = 3
 _MARGIN = {"l": 60, "r": 60, "t": 60, "b": 60}
@@ -71,7 +71,7 @@ class Drawing:
         self._post("events", {"eid": self._run.name, **window})
 
     def _extend(self, curve: _Curve, points: Sequence[tuple[int, float]], *, is_begun: bool) -> None:
-        """Append points to a line. A resumed run redraws its lines, also in the charts of its sweep."""
+        """Append points to a line. A resumed run redraws its lines, including those in its sweep's charts."""
         place = {key: curve.window[key] for key in ("win", "eid")}
         x, y = zip(*points, strict=True)
         trace = {**curve.trace, "x": x, "y": [value if math.isfinite(value) else None for value in y]}
@@ -109,7 +109,7 @@ def _cell(portrait: Portrait) -> str:
 
 
 def _fitting(exhibit: Exhibit) -> str:
-    """Format an exhibit in its natural size, but no wider than its container."""
+    """Format an exhibit at its natural size, but no wider than its container."""
     return element(exhibit).replace(" ", ' style="width: auto; max-width: 100%" ', 1)
 
 

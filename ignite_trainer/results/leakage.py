@@ -38,7 +38,7 @@ MEANING = {
 
 
 def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return `OTHER_PART` or `CHOSEN`, in this order, if it applies to any initial weights, otherwise "".
+    """Return the mark that applies to any of the initial weights, or ""; `OTHER_PART` takes precedence.
 
     `train` and `test` are the run's splits. A model can list its initial weights as `weights_files`.
     """

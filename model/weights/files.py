@@ -61,7 +61,9 @@ def read_state_dict(path: str | Path) -> StateDict:
     """
     path = Path(path)
     if is_before_training(path):
-        logger.warning("%s: the weights before the first step (epoch 0). Nothing was learned.", path)
+        logger.warning(
+            "%s holds the weights from before the first step (epoch 0); they have learned nothing.", path
+        )
     entries = read_entries(path)
     state = _find_state_dict(entries)
     if state is None:
@@ -78,7 +80,7 @@ def read_entries(path: Path, *, mapped: bool = False) -> Any:
         WeightsError: The file is missing or has another format; the message names it and says what to do.
     """
     if not path.is_file():
-        gone = f", but a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
+        gone = f": it is a link to {path.readlink()}, which does not exist" if path.is_symlink() else ""
         raise WeightsError(f"{path}: no such file{gone}.")
     try:
         if (other := name_other_kind(path)) is not None:
@@ -104,12 +106,12 @@ def _find_state_dict(entries: Any, *, depth: int = _MAX_DEPTH) -> Mapping[str, T
 def _describe(entries: Any) -> str:
     """Describe content that is not a state dict, to complete the message "FILE: ..."."""
     if not isinstance(entries, Mapping) or not entries:
-        return f"contains no state dict, but {'an empty' if entries == {} else 'a'} {type(entries).__name__}."
+        return f"contains {'an empty' if entries == {} else 'a'} {type(entries).__name__}, not a state dict."
     others = [str(name) for name, value in entries.items() if not isinstance(value, Tensor)]
     listed = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
     return (
-        f"contains no state dict, not even under {', '.join(_HOLDERS)}, but {listed}. If one of these has "
-        'the weights, save it alone: torch.save(torch.load(path)["NAME"], new_path).'
+        f"contains no state dict, even under {', '.join(_HOLDERS)}; it has {listed}. If one of these holds "
+        'the weights, save only that: torch.save(torch.load(path)["NAME"], new_path).'
     )
 
 
@@ -127,8 +129,8 @@ def _read_torchscript(path: Path) -> StateDict:
     sha256 = hash_of(path)
     if sha256 not in KNOWN_ARCHIVES:
         raise WeightsError(
-            f"{path}: a TorchScript archive, which is code, and not a known one (sha256 {sha256}). If you "
-            "trust it, save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
+            f"{path}: an unknown TorchScript archive (sha256 {sha256}); loading it would run its code. If "
+            "you trust it, save its weights alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
         )
     with warnings.catch_warnings():
         # torch.jit.load is deprecated, but nothing else reads the published archives.
@@ -149,8 +151,8 @@ def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
         other = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
         needs = f" It needs {other[1]}." if other else ""
         raise WeightsError(
-            f"{path}: not a file of weights, damaged, or with objects other than tensors, whose code is not "
-            f"run.{needs} If you trust it, save its weights alone: "
+            f"{path}: not a weights file, or damaged, or it contains objects other than tensors, which are "
+            f"not loaded because that would run code.{needs} If you trust it, save its weights alone: "
             "torch.save(torch.load(path, weights_only=False)[...], new_path)."
         ) from error
 
@@ -163,12 +165,12 @@ def _read_frozen(path: Path, state: Any) -> StateDict:
     file = path.with_name(f"{_FROZEN}.pt")
     if file.is_file() and (other := name_other_kind(file)) is not None:
         raise WeightsError(
-            f"{path}: a state of a run, whose frozen weights are in {file.name}. That is {other}"
+            f"{path} is a run's saved state, and its frozen weights are in {file.name}. That file is {other}"
         )
     if not file.is_file() or hash_of(file) != sha256:
         raise WeightsError(
-            f"{path}: a state of a run, whose frozen weights are in {file.name} beside it; that file is "
-            f"{'damaged or of another run' if file.is_file() else 'missing'}. Put it back, or name one of "
-            "the run's best_*.pt, which are complete."
+            f"{path} is a run's saved state, and its frozen weights are in {file.name} beside it; that file "
+            f"is {'damaged or from another run' if file.is_file() else 'missing'}. Restore it, or use one of "
+            "the run's best_*.pt files, which are complete."
         )
     return _read_pickle(file)  # type: ignore[no-any-return]

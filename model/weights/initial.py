@@ -81,10 +81,10 @@ def load_sources(
     clip_args: Mapping[str, Any],
     audio_args: Mapping[str, Any],
 ) -> None:
-    """Load files into an AudioCLIP; warn if they were trained with other arguments.
+    """Load files into an AudioCLIP; warn if they were trained with different arguments.
 
-    If a file supplies one part of the model, its entries for other parts are ignored. The audio tower's head
-    stays random if that file has a different number of outputs.
+    If a file supplies only one part of the model, its entries for other parts are ignored. If the audio
+    tower's file has a different number of outputs, the tower's head stays random.
 
     Args:
         model: AudioCLIP to load into, with the audio tower `audio`.

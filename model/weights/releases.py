@@ -21,7 +21,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Release:
-    """A file of weights published with AudioCLIP v0.1."""
+    """A weights file published with AudioCLIP v0.1."""
 
     file: str
     size_bytes: int

@@ -1,4 +1,4 @@
-"""Small data set of synthetic scenes with audio, image and labels, generated at the first access.
+"""Small data set of synthetic scenes with audio, image and labels, generated on first access.
 
 ```text
 labels   "siren", "rain"            one to `most_labels` of six classes
@@ -101,7 +101,7 @@ class MadeScenes(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no scene {index} of {len(self)}")
+            raise IndexError(f"scene index {index} is out of range for {len(self)} scenes")
         index %= len(self)
         classes = self._sets[index % len(self._sets)]
         if index not in self._made:
@@ -136,7 +136,7 @@ def _draw(classes: tuple[int, ...], random: np.random.Generator, size: int) -> T
     ground = random.integers(60, 196)
     image = Image.new("RGB", (size, size), (int(ground),) * 3)
     brush = ImageDraw.Draw(image)
-    places = random.permutation(4)  # quarters; more than four shapes overlap
+    places = random.permutation(4)  # quadrants; a fifth or sixth shape overlaps an earlier one
     for order, number in enumerate(classes):
         radius = size * random.uniform(1 / 12, 1 / 6)
         row, column = divmod(int(places[order % 4]), 2)

@@ -12,7 +12,7 @@ mAP@k    sum of prec(i) rel(i) over i <= k,           average precision of the f
 ======== ============================================ ================================================
 
 and the result contains their means over the queries that have a positive. Recall is undefined for the other
-queries, which are skipped and counted.
+queries, which are skipped.
 
 P@1 and R@1 differ if there are several positives: a query's R@1 is its P@1 divided by P, so it cannot exceed
 1 / P. The querying tables in arXiv 2106.13043 list both, and they differ. With one positive per query, they
@@ -20,10 +20,10 @@ agree.
 
 Ties. Items with equal scores have no order, so each metric is its expected value over all orders of tied
 items, in closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently
-in the presence of tied scores", ECIR 2008). This equals the average over shuffling the items before sorting.
-It does not depend on the order of the items or on the sorting algorithm, and a model that returns the same
-embedding for everything scores at chance level, not 1 or 0. Ties are common: in ESC-50, forty clips have the
-same text.
+in the presence of tied scores", ECIR 2008). This equals the average over all shuffles of the items before
+sorting. It does not depend on the order of the items or on the sorting algorithm, and a model that returns
+the same embedding for everything scores at chance level, not 1 or 0. Ties are common: in ESC-50, forty clips
+have the same text.
 
 Equality. Embeddings, including float64, are rounded to multiples of 2^-26 (1.5e-8, which is below float32's
 error in a sum of 1024 products), and scores are then computed exactly. Equal items therefore tie exactly, and
@@ -52,7 +52,7 @@ _SCORES_AT_ONCE = 2**23
 
 
 class RetrievalResult(NamedTuple):
-    """Metrics of one direction of retrieval, 0 to 1 by name, and the number of queries with a positive."""
+    """Metrics of one direction of retrieval, by name, and the number of queries with a positive."""
 
     values: dict[str, float]
     queries: int
@@ -122,8 +122,8 @@ def retrieval_metrics(
         "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k.
 
     Raises:
-        ValueError: The embeddings differ in length, are not normalised or are not those of `positives`; there
-            is nothing to rank; or no query has a positive.
+        ValueError: The embeddings differ in length, are not normalised or do not match `positives` in number;
+            there is nothing to rank; or no query has a positive.
 
     Example:
         Two of three sounds rank their own text first, and the third ranks it last.
@@ -138,8 +138,8 @@ def retrieval_metrics(
     _check_embeddings(queries, items)
     if (positives.query_count, positives.item_count) != (len(queries), len(items)):
         raise ValueError(
-            f"There are positives for {positives.query_count} queries and {positives.item_count} items, but "
-            f"embeddings of {len(queries)} and {len(items)}."
+            f"`positives` describes {positives.query_count} queries and {positives.item_count} items, but "
+            f"there are embeddings of {len(queries)} queries and {len(items)} items."
         )
     chunk = max(1, _SCORES_AT_ONCE // len(items))
     exact_items = round_to_grid(items)
@@ -228,7 +228,7 @@ def _check_embeddings(queries: Tensor, items: Tensor) -> None:
     for name, embeddings in (("queries", queries), ("items", items)):
         if embeddings.numel() == 0:
             raise ValueError(
-                f"The {name} have shape {list(embeddings.shape)}; expected [N, D], none of them 0."
+                f"The {name} have shape {list(embeddings.shape)}; expected [N, D], neither of them 0."
             )
     if queries.shape[1] != items.shape[1]:
         raise ValueError(
@@ -237,10 +237,10 @@ def _check_embeddings(queries: Tensor, items: Tensor) -> None:
         )
     for name, embeddings in (("queries", queries), ("items", items)):
         norms = torch.linalg.vector_norm(embeddings, dim=1)
-        wrong = ~((norms - 1.0).abs() <= NORM_TOLERANCE)  # in this form NaN is wrong
+        wrong = ~((norms - 1.0).abs() <= NORM_TOLERANCE)  # negated, so that NaN counts as wrong
         if wrong.any():
             first = int(wrong.nonzero()[0])
             raise ValueError(
-                f"Row {first} of the {name} has the norm {norms[first].item():.6g} ({int(wrong.sum())} of "
+                f"Row {first} of the {name} has norm {norms[first].item():.6g} ({int(wrong.sum())} of "
                 f"{len(norms)} are off); expected 1. Normalise with torch.nn.functional.normalize(x, dim=-1)."
             )

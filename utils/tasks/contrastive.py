@@ -78,7 +78,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         """Return the model; raise ValueError if it is not an AudioCLIP."""
         if not isinstance(model, AudioCLIP):
             raise ValueError(
-                f"{type(self).__name__} needs an AudioCLIP model; Model.class is a {type(model).__name__}. "
+                f"{type(self).__name__} needs an AudioCLIP model; Model.class is {type(model).__name__}. "
                 "For a classifier use utils.tasks.Classification."
             )
         return model

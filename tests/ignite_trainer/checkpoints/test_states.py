@@ -571,11 +571,11 @@ def test_read_state_dict_joins_a_state_and_its_frozen_weights(tmp_path: Path) ->
     assert training.has(read_state_dict(path))
     (tmp_path / "frozen_weights.pt").rename(tmp_path / "elsewhere.pt")
     with pytest.raises(
-        WeightsError, match=r"frozen weights are in frozen_weights\.pt .* is missing\. Put it"
+        WeightsError, match=r"frozen weights are in frozen_weights\.pt .* is missing\. Restore it"
     ):
         read_state_dict(path)
     torch.save({}, tmp_path / "frozen_weights.pt")
-    with pytest.raises(WeightsError, match=r"that file is damaged or of another run\. .* best_\*\.pt"):
+    with pytest.raises(WeightsError, match=r"that file is damaged or from another run\. .* best_\*\.pt"):
         read_state_dict(path)
 
 

@@ -84,7 +84,8 @@ def test_weights_of_epoch_0_are_loaded_with_a_warning(
 ) -> None:
     save(tmp_path / name)
     assert is_same(AudioCLIP.from_pretrained(tmp_path / name), trained)
-    expected = f"{tmp_path / name}: the weights before the first step (epoch 0). Nothing was learned."
+    start = "holds the weights from before the first step (epoch 0); they have learned nothing."
+    expected = f"{tmp_path / name} {start}"
     assert caplog.messages == ([expected] if warns else [])
 
 

@@ -36,7 +36,7 @@ def test_scenes_have_the_shapes_and_types_of_samples() -> None:
         assert 32767 * 10 ** (-18.1 / 20) < np.abs(scene.audio).max() < 32767 * 10 ** (-2.9 / 20)
         assert scene.image.shape == (3, 32, 32)
         assert scene.image.dtype == torch.uint8
-    with pytest.raises(IndexError, match="there is no scene 84 of 84"):
+    with pytest.raises(IndexError, match="scene index 84 is out of range for 84 scenes"):
         scenes[84]
 
 

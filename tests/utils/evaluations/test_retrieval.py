@@ -293,7 +293,9 @@ def test_an_item_that_shares_several_labels_is_one_positive() -> None:
 def test_labels_given_as_a_string_and_positives_of_other_embeddings_are_refused() -> None:
     with pytest.raises(ValueError, match="A set of labels is a string"):
         PositivePairs([["dog"], "cat"], [["dog"]])
-    with pytest.raises(ValueError, match="positives for 4 queries and 3 items, but embeddings of 3 and 3"):
+    with pytest.raises(
+        ValueError, match="describes 4 queries and 3 items, but there are embeddings of 3 queries and 3"
+    ):
         retrieval_metrics(torch.eye(3), torch.eye(3), PositivePairs.by_label("abcd", "abc"))
 
 
@@ -310,10 +312,14 @@ def test_the_embeddings_are_not_changed() -> None:
 @pytest.mark.parametrize(
     ("queries", "items", "message"),
     [
-        (torch.eye(2), torch.eye(2)[:0], r"The items have shape \[0, 2\]; expected \[N, D\], none of them 0"),
+        (
+            torch.eye(2),
+            torch.eye(2)[:0],
+            r"The items have shape \[0, 2\]; expected \[N, D\], neither of them 0",
+        ),
         (torch.eye(2), torch.eye(3), r"queries have shape \[2, 2\] and the items \[3, 3\]"),
-        (torch.eye(2), torch.diag(torch.tensor([1.0, 3.0])), r"Row 1 of the items has the norm 3 \(1 of 2"),
-        (torch.eye(2) * math.nan, torch.eye(2), "Row 0 of the queries has the norm nan"),
+        (torch.eye(2), torch.diag(torch.tensor([1.0, 3.0])), r"Row 1 of the items has norm 3 \(1 of 2"),
+        (torch.eye(2) * math.nan, torch.eye(2), "Row 0 of the queries has norm nan"),
     ],
 )
 def test_embeddings_that_cannot_be_compared_are_refused(queries: Tensor, items: Tensor, message: str) -> None:

@@ -264,7 +264,7 @@ def test_an_unreadable_first_sample_is_not_an_error_of_the_task(model: AudioCLIP
 
 
 def test_tasks_refuse_models_and_options_that_do_not_fit(model: AudioCLIP) -> None:
-    with pytest.raises(ValueError, match=r"needs an AudioCLIP model; Model\.class is a Linear"):
+    with pytest.raises(ValueError, match=r"needs an AudioCLIP model; Model\.class is Linear"):
         AudioTextContrastive().prepare(nn.Linear(1, 1), train=Clips(), test=Clips())
     with pytest.raises(ValueError, match="num_classes is 7, but the data set has 4 classes"):
         classifier = ESResNeXt(num_classes=7, pretrained=False)

@@ -260,5 +260,5 @@ def test_mistakes_are_named(args: dict[str, Any], message: str) -> None:
 
 
 def test_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Contrastive needs an AudioCLIP model; Model\.class is a Linear"):
+    with pytest.raises(ValueError, match=r"Contrastive needs an AudioCLIP model; Model\.class is Linear"):
         Contrastive().embed(nn.Linear(1, 1), None)
