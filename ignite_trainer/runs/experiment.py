@@ -15,7 +15,7 @@ from ignite_trainer.reporters.page import render
 from ignite_trainer.results import results_table, run_folder
 from ignite_trainer.runs import resuming
 from ignite_trainer.runs.assembly import assemble
-from ignite_trainer.runs.faults import clear_errors
+from ignite_trainer.runs.faults import explain_errors
 from ignite_trainer.runs.run_loop import Run, RunResult
 from ignite_trainer.support.distributed import is_main, run_on_main
 from ignite_trainer.support.errors import RunStopped
@@ -68,7 +68,7 @@ def run(blueprint: Blueprint, *, folder: Path | None = None, resume: bool = Fals
         contextlib.closing(Together(made)) as reporters,
         tf32_setting(protocol.setup.precision),
         freed_memory(kept=protocol.setup.keep_memory),
-        clear_errors(folder, request),
+        explain_errors(folder, request),
     ):
         run_on_main(lambda: lock.enter_context(alone_in(folder, name="run")))
         result = Run(blueprint, parts, folder, reporters, request).execute(seed, resume=resume)

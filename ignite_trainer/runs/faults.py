@@ -161,7 +161,7 @@ class FaultPolicy:
 
 
 @contextlib.contextmanager
-def clear_errors(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
+def explain_errors(folder: Path, request: StopRequest | None = None) -> Iterator[None]:
     """Turn errors such as a full disk or lack of memory into a RunFailed with a clear message.
 
     Raise RunStopped if a worker was killed by the signal recorded in `request`.

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from ignite_trainer.commands.benchmark import OURS, contenders
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from tests.benchmarks import published_code
 from tests.benchmarks.published_code import YARDSTICKS, OneAtATime
+from tests.ignite_trainer.data.loading import loader
 from utils.transforms import RandomCrop, RandomNoise, RandomScale, ToTensor1D
 
 PROTOCOLS = Path(__file__).parents[2] / "protocols"
@@ -76,17 +76,7 @@ def test_clips_augmented_one_at_a_time_equal_those_augmented_together(
     batches, seen = [], []
     for transforms in (together, [*together, OneAtATime()]):
         sizes.clear()
-        loader = SplitLoader(
-            Noises(),
-            [FieldTransform(apply=transform) for transform in transforms],  # type: ignore[arg-type]
-            batch_size=4,
-            workers=0,
-            shuffle=True,
-            drop_last=True,
-            seed=1,
-            device=torch.device("cpu"),
-        )
-        batches.append(list(loader))
+        batches.append(list(loader(Noises(), *transforms, drop_last=True)))
         seen.append(list(sizes))
     assert seen == [[4, 4], [1] * 8]
     for ours, published in zip(*batches, strict=True):

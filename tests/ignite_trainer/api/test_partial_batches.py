@@ -18,8 +18,9 @@ from ignite_trainer.api.batch import (
     rows_with_field,
     slice_batch,
 )
-from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
+from ignite_trainer.data.loader import Batch, FieldTransform
 from ignite_trainer.support.errors import ProtocolError
+from tests.ignite_trainer.data.loading import loader
 
 
 class Scene(NamedTuple):
@@ -41,18 +42,8 @@ class Scenes(Dataset[Scene]):
 
 
 def batches(size: int, workers: int = 0) -> list[Batch]:
-    transforms: list[Any] = [(Hiss(level=0.1), "sound"), (Fit(length=16), "sound")]
-    loader = SplitLoader(
-        Scenes(),
-        [FieldTransform(apply=apply, field=field) for apply, field in transforms],
-        batch_size=size,
-        workers=workers,
-        shuffle=False,
-        drop_last=False,
-        seed=1,
-        device=torch.device("cpu"),
-    )
-    return list(loader)
+    transforms = [FieldTransform(apply=apply, field="sound") for apply in (Hiss(level=0.1), Fit(length=16))]
+    return list(loader(Scenes(), *transforms, batch_size=size, workers=workers, shuffle=False))
 
 
 def test_a_field_that_only_some_samples_have_records_its_rows() -> None:
@@ -99,13 +90,4 @@ def test_a_transform_of_a_field_without_samples_is_an_error() -> None:
             return super().__getitem__(index)._replace(sound=None)
 
     with pytest.raises(ProtocolError, match=r'field is "sound", which is None in all of the samples checked'):
-        SplitLoader(
-            Silent(),
-            [FieldTransform(apply=Hiss(), field="sound")],
-            batch_size=2,
-            workers=0,
-            shuffle=False,
-            drop_last=False,
-            seed=1,
-            device=torch.device("cpu"),
-        )
+        loader(Silent(), FieldTransform(apply=Hiss(), field="sound"))

@@ -33,7 +33,7 @@ from ignite_trainer.results import results_table, run_folder
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import resuming
 from ignite_trainer.runs.experiment import run
-from ignite_trainer.runs.faults import clear_errors
+from ignite_trainer.runs.faults import explain_errors
 from ignite_trainer.support.errors import ProtocolError, RunFailed, RunStopped
 from ignite_trainer.support.progress import Progress
 from ignite_trainer.support.signals import StopRequest, leave_signals_to_parent, stop_on_signals
@@ -531,10 +531,10 @@ def test_a_worker_killed_by_a_signal_that_the_run_received_stops_the_run(tmp_pat
         StopRequest(),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. "),
     )
-    with pytest.raises(RunFailed, match="was killed"), clear_errors(tmp_path, request):
+    with pytest.raises(RunFailed, match="was killed"), explain_errors(tmp_path, request):
         raise killed
     request.signal = "SIGTERM"
-    with pytest.raises(RunStopped, match="SIGTERM"), clear_errors(tmp_path, request):
+    with pytest.raises(RunStopped, match="SIGTERM"), explain_errors(tmp_path, request):
         raise killed
 
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from toy_research.numbers import Numbers, written
 
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.data.loader import FieldTransform
 from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.support.errors import RunFailed
+from tests.ignite_trainer.data.loading import loader
 from utils.datasets import Shards, Table
 from utils.datasets.sample import DescribedSample, Sample
 from utils.datasets.sources.frames import Frames
@@ -154,20 +155,15 @@ def test_a_frame_that_a_transform_cannot_decode_makes_its_sample_unreadable(
     damaged: str, max_share: float | None
 ) -> None:
     shards = Shards(damaged, frames="all")
-    loader = SplitLoader(
+    batches = loader(
         shards,
-        [FieldTransform(apply=last_frame, field="image")],
-        batch_size=4,
-        workers=0,
+        FieldTransform(apply=last_frame, field="image"),
         shuffle=False,
-        drop_last=False,
-        seed=1,
-        device=torch.device("cpu"),
         unreadable=UnreadableSamples(shards, split="training", max_share=max_share),
     )
     if max_share is None:
         with pytest.raises(RunFailed, match=re.escape(SAID)):
-            list(loader)
+            list(batches)
         return
-    assert [batch.indices.tolist() for batch in loader] == [[0, 1, 2]]
-    assert loader.unreadable.state_dict()[3].startswith(SAID)
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2]]
+    assert batches.unreadable.state_dict()[3].startswith(SAID)
