@@ -85,7 +85,7 @@ def convert_to_channels_last(model: nn.Module) -> None:
 def compile_model(model: nn.Module) -> None:
     """Compile a model in place, so that its parameters keep their names.
 
-    If the model has a method `compile_towers`, call that instead; it compiles only the parts worth compiling.
+    A model's own method `compile_towers` is called instead, if there is one.
     """
     # All blocks of a class share this limit; one network can have more variants than the default limit of 8.
     compiler_config.recompile_limit = max(compiler_config.recompile_limit, _RECOMPILE_LIMIT)

@@ -176,7 +176,7 @@ def forward(stream: BinaryIO, entry: ShardEntry) -> Iterator[Content]:
                     assert file is not None, "a regular file has content"
                     files.append((member.name, file.read()))
                 reached = member.offset_data + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-                tar.members = []  # type: ignore[attr-defined]  # it would keep every member
+                tar.members = []  # type: ignore[attr-defined]  # the archive would keep every member
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
     if number < len(ends) and files and reached >= ends[number]:
