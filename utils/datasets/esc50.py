@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +14,18 @@ from utils.datasets.sample import Clip
 from utils.datasets.sources.tables import read_table
 from utils.fetching.published import ESC_50, Published
 
+ESC_18_TARGETS = frozenset({0, 1, 5, 10, 11, 12, 14, 19, 20, 21, 28, 38, 39, 40, 41, 42, 43, 46})
+"""Targets of ESC-18: the 18 classes that are complete in the Vorbis files of 2015 which are evaluated here.
+
+Each class has 8 clips in each of the five official folds: 720 clips, ESC-10 among them.
+"""
+
 
 class ESC50(FoldDataset):
     """ESC-50: 50 classes, 2,000 clips of 5 s in 5 folds, or any data set with the same layout.
+
+    Results on part of the data set never carry its name: they are named ESC-10, ESC-18 (all 720 clips of the
+    18 classes `ESC_18_TARGETS`) or "part of ESC-50" with the numbers of clips and classes.
 
     The arguments are `FoldDataset`'s and:
 
@@ -77,10 +87,13 @@ class ESC50(FoldDataset):
             for row in kept
         ]
 
-    def _name_results(self, clips: int, classes: int) -> str:
-        if self.esc10 and (clips, classes) == (400, 10):
+    def _name_results(self, clips: Sequence[Clip]) -> str:
+        per_fold = Counter((clip.target, clip.fold) for clip in clips)
+        if self.esc10 and (len(clips), len({target for target, _ in per_fold})) == (400, 10):
             return "ESC-10"
-        return super()._name_results(clips, classes)
+        if per_fold == {(target, fold): 8 for target in ESC_18_TARGETS for fold in range(1, 6)}:
+            return "ESC-18"
+        return super()._name_results(clips)
 
     def decode(self, path: Path) -> Waveform:
         """Decode one clip at the given sample rate."""

@@ -104,7 +104,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         names = self._check_table(clips)
         self.folds = tuple(sorted({clip.fold for clip in clips}))
         self.held_out = self._check_fold(fold)
-        self.results_name = self._name_results(len(clips), len(names))
+        self.results_name = self._name_results(clips)
         is_chosen = [not self.held_out or (clip.fold in self.held_out) != train for clip in clips]
         self._rows = [row for row, chosen in enumerate(is_chosen) if chosen]
         if not self._rows:
@@ -197,10 +197,11 @@ class FoldDataset(CachedDataset[Sample], ABC):
             raise ValueError(f"fold is {fold}; {self.title} has folds {_listing(self.folds)}.")
         return tuple(sorted(set(held_out)))
 
-    def _name_results(self, clips: int, classes: int) -> str:
-        if self.published is None or clips == self.published.clips:
+    def _name_results(self, clips: Sequence[Clip]) -> str:
+        if self.published is None or len(clips) == self.published.clips:
             return self.title
-        return f"part of {self.title} ({clips} clips, {classes} classes)"
+        classes = len({clip.target for clip in clips})
+        return f"part of {self.title} ({len(clips)} clips, {classes} classes)"
 
     def _check_table(self, clips: Sequence[Clip]) -> dict[int, str]:
         """Return labels by target, ascending; raise ValueError for contradictions and repeated clips."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from tests.utils.datasets.test_dataset_errors import edit
 from utils.datasets import ESC50, Sample
+from utils.datasets.esc50 import ESC_18_TARGETS
 
 
 def test_a_sample_has_audio_a_list_of_labels_and_no_image(esc50: Path) -> None:
@@ -140,6 +141,31 @@ def test_a_pickled_data_set_contains_no_audio(esc50: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickled)[4].audio, expected)
 
 
+def write_table(root: Path, targets: Iterable[int], per_fold: int = 8) -> Path:
+    """Write a table with its files, all empty: `per_fold` clips of each target in each fold."""
+    for folder in ("meta", "audio"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    lines = ["filename,fold,target,category,esc10"]
+    for target in targets:
+        for fold in range(1, 6):
+            for take in range(per_fold):
+                name = f"{fold}-{100 * target + take}-A-{target}.ogg"
+                (root / "audio" / name).touch()
+                lines.append(f"{name},{fold},{target},class_{target},False")
+    (root / "meta/esc50.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_results_on_a_part_never_carry_the_data_sets_name(tmp_path: Path) -> None:
+    assert len(ESC_18_TARGETS) == 18
+    assert ESC50(write_table(tmp_path / "whole", range(50))).results_name == "ESC-50"
+    assert ESC50(write_table(tmp_path / "18", ESC_18_TARGETS)).results_name == "ESC-18"
+    others = ESC50(write_table(tmp_path / "others", range(18)))
+    assert others.results_name == "part of ESC-50 (720 clips, 18 classes)"
+    fewer = ESC50(write_table(tmp_path / "fewer", ESC_18_TARGETS, per_fold=7))
+    assert fewer.results_name == "part of ESC-50 (630 clips, 18 classes)"
+
+
 @pytest.mark.real_data
 def test_esc18_has_144_clips_in_each_fold(
     real_data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -151,6 +177,9 @@ def test_esc18_has_144_clips_in_each_fold(
         assert len(test) == 144
         assert np.bincount(test.targets).tolist() == [8] * 18
     assert len(test.class_names) == 18
+    assert test.results_name == "ESC-18"
+    assert {clip.target for clip in test.clips} == ESC_18_TARGETS
+    assert ESC50(root, esc10=True).results_name == "ESC-10"
     assert len(ESC50(root, esc10=True).class_names) == 10
     assert len(ESC50(root, esc10=True)) == 400
 
