@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch.utils.data import Dataset
 
@@ -137,3 +137,38 @@ def fold_numbers(fold: object) -> list[int]:
             "put clips from one recording, which share a fold, into both training and test data."
         )
     return numbers
+
+
+def validation_folds(
+    fold: int | Sequence[int] | Literal["next"] | None, *, held_out: Sequence[int], folds: Sequence[int]
+) -> tuple[int, ...]:
+    """Return the numbers of the validation folds, ascending.
+
+    Args:
+        fold: number or numbers of the folds; "next" for the fold after the last held-out fold, or the first
+            fold if there is none after it; None for no validation.
+        held_out: numbers of the held-out folds.
+        folds: numbers of all folds, ascending.
+
+    Raises:
+        ValueError: Nothing is held out, a fold does not exist or is held out, or no fold is left to train on.
+    """
+    if fold is None:
+        return ()
+    if not held_out:
+        raise ValueError(
+            f"validation_fold is {fold!r}, but no fold is held out: validation chooses an epoch, and the "
+            "held-out fold tests it. Give fold as well, or set validation_fold to null."
+        )
+    rest = [number for number in folds if number not in held_out]
+    numbers = as_list(fold)
+    if fold == "next" and rest:
+        numbers = [next((number for number in rest if number > max(held_out)), rest[0])]
+    if not numbers or not set(rest).issuperset(numbers) or any(isinstance(one, bool) for one in numbers):
+        expected = f'"next", or some of {", ".join(map(str, rest))}, the folds that are not held out'
+        raise ValueError(f"validation_fold is {fold!r}; expected: {expected}.")
+    if len(set(numbers)) == len(rest):
+        raise ValueError(
+            f"validation_fold is {fold!r} and fold {list(held_out)}; no fold is left to train on."
+        )
+    return tuple(sorted(set(numbers)))

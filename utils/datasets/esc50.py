@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from model.audio_input import Waveform, read_audio
 from utils.datasets.cached import RESAMPLED, check_flags
@@ -47,6 +47,7 @@ class ESC50(FoldDataset):
         *,
         train: bool = True,
         fold: int | Sequence[int] | None = None,
+        validation_fold: int | Sequence[int] | Literal["next"] | None = None,
         mono: bool | None = None,
         transform_audio: Callable[[Waveform], Any] | None = None,
         target_transform: Callable[[list[str]], Any] | None = None,
@@ -62,6 +63,7 @@ class ESC50(FoldDataset):
             sample_rate,
             train=train,
             fold=fold,
+            validation_fold=validation_fold,
             mono=mono,
             transform_audio=transform_audio,
             target_transform=target_transform,

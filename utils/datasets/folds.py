@@ -18,14 +18,15 @@ A new data set is a subclass with a table of clips and a decoding rule:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 from ignite_trainer.api.batch import collate, collate_field
 from ignite_trainer.api.findings import Inspection
 from model.audio_input import Waveform
-from utils.datasets.cached import RESAMPLED, CachedDataset, check_flags, fold_numbers
+from utils.datasets.cached import RESAMPLED, CachedDataset, check_flags, fold_numbers, validation_folds
 from utils.datasets.checks.folds import contradictions, inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
@@ -35,9 +36,10 @@ from utils.fetching.published import Published, fetch_data_set
 class FoldDataset(CachedDataset[Sample], ABC):
     """Labelled clips in folds, some of which are held out.
 
-        fold=2       fold 1    fold 2    fold 3    fold 4    fold 5
-        train=True     x                   x         x         x
-        train=False              x
+        fold=2, validation_fold="next"    fold 1    fold 2    fold 3    fold 4    fold 5
+        train=True                          x                             x         x
+        train=True, `validation`                                x
+        train=False                                   x
 
     `prepare` decodes every clip in the table, in all folds, into a cache that is shared with later folds,
     runs and processes. The constructor does not decode clips, but checks arguments, table and files.
@@ -48,6 +50,9 @@ class FoldDataset(CachedDataset[Sample], ABC):
         train: split to use: True for all folds that are not held out, False for the held-out folds.
         fold: number or numbers of the held-out folds. With None, nothing is held out and both splits are the
             whole data set, for zero-shot classification; training requires a fold.
+        validation_fold: number or numbers of folds that are not trained on, but choose the best epoch, so
+            that its result on the held-out folds is unbiased. "next" is the fold after the held-out one, or
+            the first after the last, so a sweep over `fold` rotates both. None to train on all other folds.
         transform_audio: function applied to the audio of every sample, float32 numpy `[C, T]`.
         target_transform: function applied to the labels of every sample, `list[str]`.
         cache: folder for decoded audio; None for `utils.datasets.sources.cache.default_cache_folder()`.
@@ -61,6 +66,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
             are contiguous, as in ESC-50 and UrbanSound8K, but not in ESC-10.
         folds: numbers of all folds in the data set.
         held_out: numbers of the held-out folds.
+        validation_folds: numbers of the validation folds.
         results_name: name of the data set in results; it mentions if only part of the data set is present.
 
     Raises:
@@ -85,6 +91,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         *,
         train: bool = True,
         fold: int | Sequence[int] | None = None,
+        validation_fold: int | Sequence[int] | Literal["next"] | None = None,
         mono: bool | None = None,
         transform_audio: Callable[[Waveform], Any] | None = None,
         target_transform: Callable[[list[str]], Any] | None = None,
@@ -104,23 +111,34 @@ class FoldDataset(CachedDataset[Sample], ABC):
         names = self._check_table(clips)
         self.folds = tuple(sorted({clip.fold for clip in clips}))
         self.held_out = self._check_fold(fold)
+        self.validation_folds = self._check_validation(validation_fold)
         self.results_name = self._name_results(clips)
-        is_chosen = [not self.held_out or (clip.fold in self.held_out) != train for clip in clips]
-        self._rows = [row for row, chosen in enumerate(is_chosen) if chosen]
+        self.class_names = list(names.values())
+        self._all_clips = clips
+        self._position = {target: i for i, target in enumerate(names)}
+        chosen = set(self.folds) - {*self.held_out, *self.validation_folds}
+        self._choose(self.held_out if self.held_out and not train else chosen)
         if not self._rows:
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
         self._cache: ClipCache = self._make_cache(
             [clip.path for clip in clips], cache=cache, progress=progress
         )
-        self.clips = [clips[row] for row in self._rows]
-        self.class_names = list(names.values())
-        position = {target: i for i, target in enumerate(names)}
-        self.targets = [position[clip.target] for clip in self.clips]
+
+    @property
+    def validation(self) -> FoldDataset | None:
+        """The samples in the validation folds, or None."""
+        if not self.validation_folds:
+            return None
+        part = copy(self)
+        part._choose(self.validation_folds)
+        return part
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
         """Check the table and the files for `--check`; takes the constructor's arguments."""
-        return inspect_clips(cls, {key: value for key, value in args.items() if key != "fold"})
+        return inspect_clips(
+            cls, {key: value for key, value in args.items() if key not in ("fold", "validation_fold")}
+        )
 
     @abstractmethod
     def read_table(self) -> list[Clip]:
@@ -155,6 +173,12 @@ class FoldDataset(CachedDataset[Sample], ABC):
             return cast(Sample, collate([self[index] for index in indices]))
         audio = self._cache.read_batch([self._rows[index] for index in indices])
         return Sample(audio, None, collate_field([self._labels(index) for index in indices]))
+
+    def _choose(self, folds: Collection[int]) -> None:
+        """Use the clips in these folds."""
+        self._rows = [row for row, clip in enumerate(self._all_clips) if clip.fold in folds]
+        self.clips = [self._all_clips[row] for row in self._rows]
+        self.targets = [self._position[clip.target] for clip in self.clips]
 
     def _sample(self, index: int, *, cached: bool) -> Sample:
         clip = self.clips[index]
@@ -196,6 +220,10 @@ class FoldDataset(CachedDataset[Sample], ABC):
         if not set(self.folds).issuperset(held_out):
             raise ValueError(f"fold is {fold}; {self.title} has folds {_listing(self.folds)}.")
         return tuple(sorted(set(held_out)))
+
+    def _check_validation(self, fold: Any) -> tuple[int, ...]:
+        """Return the numbers of the validation folds, or ()."""
+        return validation_folds(fold, held_out=self.held_out, folds=self.folds)
 
     def _name_results(self, clips: Sequence[Clip]) -> str:
         if self.published is None or len(clips) == self.published.clips:

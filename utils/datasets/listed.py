@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
@@ -40,7 +41,11 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         root: folder that paths are relative to.
         entries: all samples in the data set.
         held_out: mask of the held-out entries, bool `[entries]`; None if both splits are the whole data set.
-        train: split to use: True for the samples that are not held out, False for the held-out samples.
+        validation: mask of the entries that choose the best epoch, bool `[entries]`, none of them held out;
+            None to train on all entries that are not held out.
+        train: split to use: True for the samples that are neither held out nor in the validation split, False
+            for the held-out samples.
+        lines: line of each entry in `source`, int64 `[entries]`; None if unknown.
         class_names: class names of all entries, in the order of the scores.
         frames: images of a sample that has several: "central" for the middle image, "all" for `Frames`,
             from which a transform of the field "image" chooses and decodes an image.
@@ -50,6 +55,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
 
     Attributes:
         entries: entries of this split.
+        validation: data set of the validation split; None if there is none, or if this is not the training
+            split.
         class_names: class names, as passed to the constructor.
         digest: hash of the entries.
         skipped_notice: message that `prepare` logs about skipped samples, or None.
@@ -78,6 +85,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
     unused_columns: str = ""
     lines: Sequence[int] | NDArray[np.int64] = ()
     source: str = ""
+    validation: ListedDataset | None = None
+    validation_folds: tuple[int, ...] = ()
     read_batch: Callable[[Sequence[int]], Sample]
 
     def __init__(
@@ -87,6 +96,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         held_out: NDArray[np.bool_] | None,
         *,
         train: bool,
+        validation: NDArray[np.bool_] | None = None,
+        lines: NDArray[np.int64] | None = None,
         class_names: Sequence[str],
         sample_rate: int,
         mono: bool | None,
@@ -99,19 +110,18 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         if not isinstance(cache, str | Path | bool | None):
             raise ValueError(f"cache is {cache!r}; a folder, true, false or null is expected.")
         self.root = root
+        self._positions: NDArray[np.int64] = np.empty(0, np.int64)
         self.class_names = list(class_names)
         self.described = entries.have_texts
         self._frames = frames
         self._doubtful_names = [*name_findings(class_names)] if train else []
-        rows = range(len(entries)) if held_out is None else np.flatnonzero(held_out != train).tolist()
-        self.entries = entries if held_out is None else Entries(entries[row] for row in rows)
-        self.digest = self.entries.digest
         if (len(entries) <= MOST_CACHED) if cache is None else cache is not False:
-            self._cache_clips(
-                entries, rows, folder=None if isinstance(cache, bool) else cache, progress=progress
-            )
-            if not self.described and all(entry.audio and not entry.images for entry in self.entries):
-                self.read_batch = self._read_batch
+            self._cache_clips(entries, folder=None if isinstance(cache, bool) else cache, progress=progress)
+        mask = np.ones(len(entries), np.bool_) if held_out is None else held_out != train
+        if train and validation is not None:
+            self.validation = self._part(entries, validation, lines)
+            mask &= ~validation
+        self._choose(entries, mask, lines)
 
     def is_to_be_decoded(self) -> bool:
         """Return whether `prepare` has clips to decode."""
@@ -162,16 +172,36 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def _cache_clips(
-        self, entries: Entries, rows: Sequence[int], *, folder: str | Path | None, progress: bool
-    ) -> None:
+    def _part(
+        self, entries: Entries, mask: NDArray[np.bool_], lines: NDArray[np.int64] | None
+    ) -> ListedDataset:
+        """Return a copy that uses other entries and reports nothing about the whole data set."""
+        part = copy(self)
+        part._doubtful_names = []
+        part._choose(entries, mask, lines)
+        return part
+
+    def _choose(self, entries: Entries, mask: NDArray[np.bool_], lines: NDArray[np.int64] | None) -> None:
+        """Use the entries in the mask."""
+        self.entries = (
+            entries if mask.all() else Entries(entries[row] for row in np.flatnonzero(mask).tolist())
+        )
+        self.digest = self.entries.digest
+        if lines is not None:
+            self.lines = lines[mask]
+        if self._cache is not None:
+            self._positions = self._all_positions[mask]
+            if not self.described and all(entry.audio and not entry.images for entry in self.entries):
+                self.read_batch = self._read_batch
+
+    def _cache_clips(self, entries: Entries, *, folder: str | Path | None, progress: bool) -> None:
         """Assign each clip in the whole data set a position in the cache; equal clips share a position."""
         positions: dict[tuple[str, Segment | None], int] = {}
         of_row = np.full(len(entries), -1)
         for row, entry in enumerate(entries):
             if entry.audio is not None:
                 of_row[row] = positions.setdefault((entry.audio, entry.segment), len(positions))
-        self._positions: NDArray[np.int64] = of_row[rows]
+        self._all_positions: NDArray[np.int64] = of_row
         segments = [segment for _, segment in positions]
         if positions:
             self._cache = self._make_cache(

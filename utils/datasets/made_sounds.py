@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -61,6 +61,7 @@ class MadeSounds(ESC50):
         *,
         train: bool = True,
         fold: int | Sequence[int] | None = None,
+        validation_fold: int | Sequence[int] | Literal["next"] | None = None,
         mono: bool | None = None,
         transform_audio: Callable[[Waveform], Any] | None = None,
         target_transform: Callable[[list[str]], Any] | None = None,
@@ -95,6 +96,7 @@ class MadeSounds(ESC50):
             sample_rate,
             train=train,
             fold=fold,
+            validation_fold=validation_fold,
             mono=mono,
             transform_audio=transform_audio,
             target_transform=target_transform,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Inspection, Severity
-from utils.datasets.cached import as_list
+from utils.datasets.cached import as_list, validation_folds
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries
@@ -46,6 +46,11 @@ class Table(ListedDataset):
         split: held-out values of the column "split".
         share: fraction of the groups that is held out if neither fold nor split is given, 0..1, chosen by a
             hash of the groups' names. None if nothing is held out and both splits are the whole data set.
+        validation_fold: number or numbers of folds that are not trained on, but choose the best epoch, so
+            that its result on the held-out folds is unbiased; "next" for the fold after the held-out one, or
+            the first after the last.
+        validation_split: values of the column "split" that do the same.
+        validation_share: fraction of the other groups that does the same, 0..1, chosen by the same hash.
         separator: separator between labels in a cell; None if a cell is a single label or a JSON list.
         root: folder that paths are relative to; None for the table's folder.
         missing: treatment of missing files: "error", or "skip" to skip them and report how many.
@@ -76,6 +81,9 @@ class Table(ListedDataset):
         fold: int | Sequence[int] | None = None,
         split: str | Sequence[str] | None = None,
         share: float | None = None,
+        validation_fold: int | Sequence[int] | Literal["next"] | None = None,
+        validation_split: str | Sequence[str] | None = None,
+        validation_share: float | None = None,
         separator: str | None = None,
         root: str | Path | None = None,
         missing: Literal["error", "skip"] = "error",
@@ -110,7 +118,8 @@ class Table(ListedDataset):
         if content.ignored:
             notices.append(f"Not read: {content.ignored}.")
         if content.held_out and fold is None and split is None:
-            split = self.held_out_folders = content.held_out
+            others = [*map(str, as_list(validation_split))]
+            split = self.held_out_folders = tuple(name for name in content.held_out if name not in others)
             if share is not None:
                 notices.append(f"share is not used; held out: {', '.join(split)}.")
         beside = path if path.is_dir() else path.parent
@@ -123,7 +132,10 @@ class Table(ListedDataset):
         if fold is not None or mask is None:  # otherwise folds are irrelevant
             self.folds = tuple(sorted({row.entry.fold for row in rows if row.entry.fold is not None}))
         self.held_out = tuple(as_list(fold))
+        wanted = {"fold": validation_fold, "split": validation_split, "share": validation_share}
+        validation = self._validation(rows, path, mask, wanted)
         self.held_out_splits = tuple(map(str, as_list(split)))
+        self.source = "" if path.is_dir() else path.name
         self.whole_name = f"{path.stem} ({len(rows)} samples)"
         self.results_name = f"{path.stem} ({len(rows)} samples{part})"
         super().__init__(
@@ -131,6 +143,8 @@ class Table(ListedDataset):
             Entries(row.entry for row in rows),
             mask,
             train=train,
+            validation=validation,
+            lines=None if path.is_dir() else np.array([row.line for row in rows]),
             class_names=sorted({label for row in rows for label in row.entry.labels}),
             sample_rate=sample_rate,
             mono=mono,
@@ -139,10 +153,6 @@ class Table(ListedDataset):
             progress=progress,
         )
         self.absent = tuple(absent)
-        if not path.is_dir():
-            lines = np.array([row.line for row in rows])
-            self.lines = lines if mask is None else lines[mask != train]
-            self.source = path.name
         if absent and train:  # once for both splits
             self.skipped_notice = f"{path}: {len(absent)} files are missing; {len(rows)} samples are left."
         if notices and train:
@@ -154,8 +164,43 @@ class Table(ListedDataset):
         absent: Severity = "warning" if args.get("missing") == "skip" else "error"
         args["missing"] = "skip"
         if args.pop("fold", None) is not None:  # compare all folds, not only the two splits
-            args.pop("share", None)
+            for name in ("share", "validation_fold", "validation_split", "validation_share"):
+                args.pop(name, None)
         return inspect_listed(cls, args, absent=absent)
+
+    def _validation(
+        self, rows: Sequence[Row], table: Path, held_out: NDArray[np.bool_] | None, wanted: dict[str, Any]
+    ) -> NDArray[np.bool_] | None:
+        """Choose the rows of the validation split, none of them held out; None without any."""
+        given = [f"validation_{name}" for name, value in wanted.items() if value is not None]
+        if not given:
+            return None
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; give only one of them.")
+        if held_out is None:
+            raise ValueError(
+                f"{given[0]} is given, but nothing is held out; name {self.to_hold_out} as well."
+            )
+        if wanted["fold"] is not None:
+            if not self.held_out:
+                raise ValueError("validation_fold is given without fold; give validation_split or _share.")
+            self.validation_folds = validation_folds(wanted["fold"], held_out=self.held_out, folds=self.folds)
+            mask = np.array([row.entry.fold in self.validation_folds for row in rows])
+        elif wanted["split"] is not None:
+            values = [row.split for row in rows]
+            mask = _with_values(
+                "split", list(map(str, as_list(wanted["split"]))), values, table, "validation_"
+            )
+        else:
+            rest = [row.group for row, out in zip(rows, held_out, strict=True) if not out]
+            mask = np.zeros(len(rows), np.bool_)
+            share = _checked_share("validation_share", wanted["share"])
+            mask[~held_out] = _share_of(rest, share, salt="validation: ")
+        if (mask & held_out).any():
+            raise ValueError(f"{given[0]} and the held-out rows overlap; choose other values.")
+        if (mask | held_out).all():
+            raise ValueError(f"{table}: held-out and validation rows are all rows; none is left to train on.")
+        return mask
 
 
 def _held_out(
@@ -177,22 +222,22 @@ def _held_out(
         return mask, f", held out: {', '.join(wanted)}", _without("split", splits, rows)
     if share is None:  # for example in a `--check` of all folds
         return None, "", _without("fold", folds, rows) if any(number is not None for number in folds) else []
-    if type(share) not in (int, float) or not 0 < share < 1:
-        raise ValueError(f"share is {share!r}; a number between 0 and 1 is expected.")
-    mask = _share_of([row.group for row in rows], share)
+    mask = _share_of([row.group for row in rows], _checked_share("share", share))
     return _both_parts(mask, table), f", held out: {share:g} of the groups by hash", []
 
 
-def _with_values(name: str, wanted: list[Any], values: Sequence[object], table: Path) -> NDArray[np.bool_]:
+def _with_values(
+    name: str, wanted: list[Any], values: Sequence[object], table: Path, prefix: str = ""
+) -> NDArray[np.bool_]:
     """Return the mask of the rows in the wanted folds or splits; raise ValueError if one does not exist."""
     present = sorted({value for value in values if value is not None}, key=str)
     if not wanted or not set(present).issuperset(wanted) or any(isinstance(value, bool) for value in wanted):
         has = f"has {', '.join(map(str, present))}"
         if not present:
             column = "" if table.is_dir() else f'name their column by "{name}_column", or '
-            share = f"hold out a share: --Dataset.args.{name} null --Dataset.args.share 0.2"
+            share = f"choose a share: --Dataset.args.{prefix}{name} null --Dataset.args.{prefix}share 0.2"
             has = f"has no {name}s; {column}{share}"
-        raise ValueError(f"{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} {has}.")
+        raise ValueError(f"{prefix}{name} is {wanted[0] if len(wanted) == 1 else wanted}; {table} {has}.")
     return _both_parts(np.array([value in wanted for value in values]), table)
 
 
@@ -214,10 +259,20 @@ def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[s
     return [f"{count} have no {name}; they are used for training (first: line {empty[0]})."]
 
 
-def _share_of(groups: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Return the mask of a share of the groups, with at least one group in it and one outside."""
-    ranked = sorted(set(groups), key=_position)
-    count = sum(_position(group) < share for group in ranked)
+def _checked_share(name: str, share: Any) -> float:
+    if type(share) not in (int, float) or not 0 < share < 1:
+        raise ValueError(f"{name} is {share!r}; a number between 0 and 1 is expected.")
+    return float(share)
+
+
+def _share_of(groups: Sequence[str], share: float, salt: str = "") -> NDArray[np.bool_]:
+    """Return the mask of a share of the groups, with at least one group in it and one outside.
+
+    Different salts choose independently of each other.
+    """
+    positions = {group: _position(salt + group) for group in groups}
+    ranked = sorted(positions, key=positions.__getitem__)
+    count = sum(position < share for position in positions.values())
     chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
     return np.array([group in chosen for group in groups])
 

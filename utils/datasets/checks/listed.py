@@ -53,9 +53,11 @@ def inspect_listed(
     cache, progress = args.get("cache"), bool(args.get("progress", True))
     apart = train.digest != test.digest
     place = "split" if apart else "fold"
-    splits = (train, test) if apart else (train,)
-    names = ("training split", "held-out split") if apart else ("",)
-    placed = [(name, entry) for name, data in zip(names, splits, strict=True) for entry in data.entries]
+    named = {"training split": train, "held-out split": test} if apart else {"": train}
+    if train.validation is not None:
+        named["validation split"] = train.validation
+    splits = tuple(named.values())
+    placed = [(name, entry) for name, data in named.items() for entry in data.entries]
 
     listed = _lines(splits)
     sounds = _evenly(list(dict.fromkeys(_sounds(placed, listed))))

@@ -214,7 +214,7 @@ def test_missing_files_are_named_or_skipped(folder: Path) -> None:
         (
             "file,label\nsounds/0.wav,dog\n",
             {"fold": 3},
-            'own.csv has no folds; name their column by "fold_column", or hold out a share: '
+            'own.csv has no folds; name their column by "fold_column", or choose a share: '
             "--Dataset.args.fold null --Dataset.args.share 0.2",
         ),
         ("file\nsounds/0.wav\n", {"labels": "kind"}, "labels is 'kind';"),
