@@ -103,3 +103,18 @@ def run_beginnings(folder: Path) -> None:
     run_streamed(folder / "whole", Task=WHOLE)
     run_streamed(folder / "stopped", Task=STOPPED)
     run_toy(folder / "each", Setup__epochs=1, Task=WHOLE)
+
+
+def evaluate_points(folder: Path, kinds: Sequence[str]) -> dict[str, float]:
+    """Evaluate the toy points, which have several labels, with metrics of ours; return the values by name."""
+    folder.mkdir(exist_ok=True)
+    lines = [{"line_label": kind, "class": f"utils.metrics.{kind}"} for kind in kinds]
+    result = run_toy(
+        folder,
+        Setup__epochs=0,
+        Dataset={"class": "toy_research.embedding.Points", "args": {"several": True}},
+        Task={"class": "toy_research.embedding.Embedding", "args": {"several": True}},
+        Transforms=[],
+        Metrics={"Performance": {"lines": lines}},
+    )
+    return dict(result.end.last)

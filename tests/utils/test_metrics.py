@@ -10,13 +10,17 @@ import ignite.metrics
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from toy_research.protocols import run_toy
+from toy_research.ranks import evaluate_points, on_ranks
 from toy_research.watching import Notebook
 
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.support.errors import RunFailed
-from utils.metrics import MacroAccuracy, MeanAveragePrecision
+from utils import metrics
+from utils.metrics import DPrime, MacroAccuracy, MacroROCAUC, MeanAveragePrecision
 
 
 def evaluate(root: Path, kind: str, *, several: bool = False, **args: Any) -> tuple[float, Predictions]:
@@ -85,6 +89,30 @@ def test_macro_accuracy_refuses_several_labels(tmp_path: Path) -> None:
         evaluate(tmp_path, "utils.metrics.MacroAccuracy", several=True)
 
 
+def test_the_area_under_the_roc_curve_is_the_share_of_pairs_in_the_right_order(tmp_path: Path) -> None:
+    value, said = evaluate(tmp_path, "utils.metrics.MacroROCAUC", several=True)
+    areas = []
+    for c in (0, 1, 2):  # no sample has class 3
+        positive, negative = (said.scores[said.targets[:, c] == has, c] for has in (True, False))
+        areas.append(np.mean(positive[:, None] > negative) + np.mean(positive[:, None] == negative) / 2)
+    assert value == pytest.approx(np.mean(areas))
+    assert 0.5 < value < 1.0
+
+
+def test_d_prime_belongs_to_the_mean_area(tmp_path: Path) -> None:
+    value, said = evaluate(tmp_path, "utils.metrics.DPrime")
+    area = roc_auc_score(said.targets[:, :3], said.scores[:, :3], average="macro")
+    assert value == pytest.approx(math.sqrt(2) * norm.ppf(area))
+
+
+@pytest.mark.processes
+def test_two_processes_compute_the_metrics_of_one(tmp_path: Path) -> None:
+    kinds = ["MeanAveragePrecision", "MacroROCAUC", "DPrime"]
+    one = evaluate_points(tmp_path / "one", kinds)
+    assert list(one) == kinds
+    assert on_ranks(2, tmp_path, evaluate_points, tmp_path / "two", kinds) == [one, one]
+
+
 # By hand
 
 
@@ -110,6 +138,46 @@ def test_average_precision_of_one_class_and_without_positives() -> None:
     scores = [[0.9], [0.2], [0.4]]
     assert computed(MeanAveragePrecision(), (scores, [[0], [0], [1]])) == pytest.approx(1 / 2)
     assert math.isnan(computed(MeanAveragePrecision(), (scores, [[0], [0], [0]])))
+
+
+def test_areas_and_precisions_are_those_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tied scores and rare classes, ranked a few columns at a time."""
+    monkeypatch.setattr(metrics, "_MOST_RANKS", 3 * 400)
+    random = np.random.default_rng(0)
+    targets = (random.random((400, 10)) < np.linspace(0.01, 0.5, 10)).astype(int)
+    scores = (targets + random.normal(size=targets.shape)).round(1).astype(np.float32)
+    targets[:, 4], targets[:, 7] = 0, 1  # no positive, no negative
+    both = [c for c in range(10) if c not in (4, 7)]
+    area = roc_auc_score(targets[:, both], scores[:, both], average="macro")
+    batches = [(scores[part].tolist(), targets[part].tolist()) for part in (slice(150), slice(150, 400))]
+    assert computed(MacroROCAUC(), *batches) == pytest.approx(area, abs=1e-12)
+    assert computed(DPrime(), *batches) == pytest.approx(math.sqrt(2) * norm.ppf(area), abs=1e-9)
+    present = [c for c in range(10) if c != 4]
+    precision = average_precision_score(targets[:, present], scores[:, present], average="macro")
+    assert computed(MeanAveragePrecision(), *batches) == pytest.approx(precision, abs=1e-12)
+
+
+def test_d_prime_is_the_distance_between_normal_distributions() -> None:
+    random = np.random.default_rng(1)
+    targets = np.arange(20_000) % 2
+    scores = random.normal(loc=1.5 * targets).astype(np.float32)
+    found = computed(DPrime(), (scores[:, None].tolist(), targets[:, None].tolist()))
+    assert found == pytest.approx(1.5, abs=0.03)
+
+
+def test_areas_at_chance_of_perfect_scores_and_where_they_are_undefined() -> None:
+    same = [[0.5, 0.5]] * 4
+    targets = [[1, 0], [0, 1], [1, 0], [0, 1]]
+    assert computed(MacroROCAUC(), (same, targets)) == 0.5
+    assert computed(DPrime(), (same, targets)) == pytest.approx(0.0, abs=1e-12)
+    perfect = [[float(target) for target in row] for row in targets]
+    assert computed(MacroROCAUC(), (perfect, targets)) == 1.0
+    assert computed(DPrime(), (perfect, targets)) == math.inf
+    classes = [0, 1, 0, 1]  # the same targets as class numbers
+    assert computed(MacroROCAUC(), (perfect, classes)) == 1.0
+    for undefined in (MacroROCAUC(), DPrime()):
+        assert math.isnan(computed(undefined, (same, [[1, 0]] * 4)))
+        assert math.isnan(computed(undefined, ([[math.nan, 0.5]] * 4, targets)))
 
 
 def test_macro_accuracy_by_hand_over_two_batches() -> None:
