@@ -170,17 +170,33 @@ class EvaluationSpec(ClassSpec):
 
 
 class PublishedResult(Section):
-    """A published result, shown alongside ours."""
+    """A published result for certain weights, with its source."""
 
     dataset: str = Field(description="Name of the whole data set.")
     weights: str = Field(
         pattern=r"^[0-9a-f]{64}$", description="sha256 of the file with the initial weights."
+    )
+    name: str | None = Field(
+        default=None, description="Name of these weights, for tables; null: the beginning of their sha256."
     )
     setting: str = Field(description='Setting of the experiment, as in the table, such as "trained".')
     metric: str | None = Field(
         default=None, description="Metric, a line_label; null: the metric that the table shows."
     )
     value: float = Field(description="Value in the metric's unit, such as 0.97 for an accuracy of 97 %.")
+    decimals: Annotated[int, Field(strict=True, ge=0, le=6)] | None = Field(
+        default=None,
+        description="Number of decimals in the source, in per cent if the metric is between 0 and 1; null: "
+        "two in per cent, otherwise four.",
+    )
+    source: str | None = Field(
+        default=None, description="Source of the value, such as a paper and its table."
+    )
+    measured_by: str | None = Field(
+        default=None,
+        description="Name of others who measured this value for the weights; it is shown in a separate row, "
+        "not next to our result. null: the value belongs to the publication of the weights.",
+    )
 
 
 class TableEntry(Section):

@@ -1,22 +1,23 @@
 """Writes `table.md` to the root of all results, in the form of the paper's table.
 
 Each row is a model with its initial weights, each column a data set with a setting. A cell shows the mean
-over the runs after their last epoch, next to the published result. Details of each cell follow the table.
+over the runs after their last epoch, next to the published result. Published results with their sources, and
+details of each cell, follow the table.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock
 
 from ignite_trainer.api import file_names
 from ignite_trainer.protocol.identity import classes_of, identity
-from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.protocol.sections import Protocol, PublishedResult
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import RunRecord, Spread
 from ignite_trainer.results.table_cells import HASH_DIGITS, Entry, Found, make_entries
@@ -72,20 +73,32 @@ def read_results(root: Path) -> tuple[list[Found], list[str]]:
 
 def to_json(entries: Sequence[Entry], unreadable: Sequence[str]) -> dict[str, Any]:
     """Convert the table and its details to JSON types."""
-    return {"cells": [_entry_json(entry) for entry in entries], "unreadable": list(unreadable)}
+    published = [each.figure.model_dump(mode="json") for each in _cited(entries)]
+    return {
+        "cells": [_entry_json(entry) for entry in entries],
+        "published": published,
+        "unreadable": list(unreadable),
+    }
 
 
 def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
     """Write the table and its details as Markdown."""
-    columns = sorted({entry.column for entry in entries})
-    rows: dict[str, list[str]] = {entry.row: [entry.row, *[""] * 2 * len(columns)] for entry in entries}
+    cited = _cited(entries)
+    of_others = [each for each in cited if each.figure.measured_by]
+    cells: list[Entry | Cited] = [*entries, *of_others]
+    columns = sorted({cell.column for cell in cells})
+    rows = {cell.row: [cell.row, *[""] * 2 * len(columns)] for cell in cells}
     for entry in entries:
         place = 1 + 2 * columns.index(entry.column)
         rows[entry.row][place : place + 2] = _cell_texts(entry)
+    for each in of_others:
+        rows[each.row][1 + 2 * columns.index(each.column)] = each.text
     header = ["model, initial weights", *(title for column in columns for title in (column, "published"))]
     parts = ["# Results", markdown_table(header, [rows[row] for row in sorted(rows)])]
     if entries:
         parts.append(" ".join(_remarks(entries)))
+    if cited:
+        parts.append(_published_table(cited))
     parts += map(_details, entries)
     if unreadable:
         files = "\n".join(f"- {inert(path)}" for path in unreadable)
@@ -113,9 +126,11 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
     sentences += [f'"{mark[0].upper()}{mark[1:]}": {MEANING[mark]}' for mark in marks if mark in MEANING]
     if any(entry.newest.published for entry in entries):
         sentences.append(
-            "A published result is shown only for the same data set, setting, metric and weights, and only "
-            "if the whole data set was evaluated."
+            "A published result is shown next to ours only for the same data set, setting, metric and "
+            "weights, and only if the whole data set was evaluated."
         )
+    if any(each.figure.measured_by for each in _cited(entries)):
+        sentences.append('Rows "measured by" others hold their published values, not results of ours.')
     return sentences
 
 
@@ -145,9 +160,60 @@ def _cell_texts(entry: Entry) -> tuple[str, str]:
     """Return our result and the published result."""
     last, published = entry.averages.last, entry.published
     ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
-    if published is None:
-        return ours, ""
-    return ours, percent(published, decimals=2) if entry.newest.share else readable(published)
+    return ours, Cited(published, entry.newest.share).text if published else ""
+
+
+class Cited(NamedTuple):
+    """A published result that the protocols of the runs list.
+
+    Attributes:
+        figure: the result.
+        share: True if tables show its metric in per cent.
+    """
+
+    figure: PublishedResult
+    share: bool
+
+    @property
+    def row(self) -> str:
+        """Name of the weights, and of those who measured the result if others did."""
+        name = self.figure.name or self.figure.weights[:HASH_DIGITS]
+        return f"{name}, measured by {self.figure.measured_by}" if self.figure.measured_by else name
+
+    @property
+    def column(self) -> str:
+        """Data set and setting."""
+        return f"{self.figure.dataset}, {self.figure.setting}"
+
+    @property
+    def text(self) -> str:
+        """The value, with as many decimals as its source has."""
+        value, decimals = self.figure.value, self.figure.decimals
+        if self.share:
+            return percent(value, decimals=2 if decimals is None else decimals)
+        return readable(value) if decimals is None else f"{value:.{decimals}f}"
+
+
+def _cited(entries: Iterable[Entry]) -> list[Cited]:
+    """Return the published results of all entries; of equal cells, the one that was recorded last."""
+    found: dict[tuple[str, ...], Cited] = {}
+    for entry in sorted(entries, key=lambda entry: entry.newest.finished):
+        record = entry.newest
+        for figure in record.published:
+            metric = figure.metric or record.metric or ""
+            each = Cited(figure, record.share and metric == record.metric)
+            found[each.column, each.row, figure.weights, metric] = each
+    return [found[key] for key in sorted(found)]
+
+
+def _published_table(cited: Iterable[Cited]) -> str:
+    """List published results with their sources."""
+    header = ("data set, setting", "weights", "metric", "value", "source")
+    rows = [
+        (each.column, each.row, each.figure.metric or "", each.text, each.figure.source or "not recorded")
+        for each in cited
+    ]
+    return f"## Published results\n\n{markdown_table(header, rows)}"
 
 
 def _details(entry: Entry) -> str:
@@ -201,7 +267,8 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "column": entry.column,
         "extent": entry.extent,
         **entry.averages.to_json(),
-        "published": entry.published,
+        "published": entry.published.value if entry.published else None,
+        "published_source": entry.published.source if entry.published else None,
         **entry.newest.model_dump(mode="json", include=keys),
         "runs": [_run_json(run) for run in entry.runs],
         "earlier": [_run_json(run) for run in entry.earlier],

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import JsonValue as Json
 
 from ignite_trainer.protocol.identity import digest, values_by_path
+from ignite_trainer.protocol.sections import PublishedResult
 from ignite_trainer.results.record import Averages, RunRecord
 
 HASH_DIGITS = 12
@@ -83,11 +84,11 @@ class Entry:
         return ", ".join([*words, *self.cautions])
 
     @property
-    def published(self) -> float | None:
+    def published(self) -> PublishedResult | None:
         """Published result for the same data set, setting, metric and weights.
 
         None if the results cannot be compared: some folds were not evaluated, the model was trained on
-        evaluated samples, or a caution applies.
+        evaluated samples, or a caution applies. Results that others measured are never included.
         """
         record, held_out = self.newest, self._held_out
         if record.is_of_training_data or self.cautions or (held_out and held_out != self._folds):
@@ -96,10 +97,11 @@ class Entry:
         hashes = _hashes(record)
         return next(
             (
-                result.value
+                result
                 for result in record.published
                 if (result.dataset, result.setting, result.metric or record.metric) == ours
                 and result.weights in hashes
+                and result.measured_by is None
             ),
             None,
         )

@@ -145,3 +145,38 @@ def test_each_of_the_three_stages_starts_from_the_previous_one(root: Path, comma
     querying = result["evaluations"]["querying"]
     assert querying["audio -> image"]["queries"] > 0
     assert len(querying) == 6
+
+
+def test_the_names_of_the_classes_are_scored_on_the_evaluation_segments_alone(
+    root: Path, command: Command
+) -> None:
+    """The shipped protocol needs no training segment, and reports the mAP of its scores."""
+    write_miniature(root, segments=8)
+    for number in range(16):  # sounds of the training tables
+        (root / f"audio/Y{number:011d}.wav").unlink(missing_ok=True)
+    results = root.parent / "results"
+    ours = {
+        "extends": str(ROOT / "protocols/audioclip-audioset-zeroshot.json"),
+        "Setup": {"batch_train": 4, "workers_test": 0, "saved_models_path": str(results)},
+        "Model": {"args": {**AUDIO, **TOWERS, "pretrained": False}},
+        "Dataset": {"args": {"root": str(root)}},
+        "Transforms": [
+            {"class": "utils.transforms.ToTensor1D"},
+            {"class": "utils.transforms.RandomPadding", "args": {"out_len": 19845, "train": False}},
+        ],
+        "Reporters": [],
+    }
+    assert command(ours).status == 0
+    [path] = (results / "Zero-shot").glob("*/result.json")
+    result = json.loads(path.read_text())
+    assert result["dataset"] == "part of AudioSet (6 of 20,371 segments)"
+    assert (result["setting"], result["metric"], result["nothing_held_out"]) == ("class names", "mAP", True)
+    with (path.parent / "predictions.csv").open(newline="") as file:
+        predictions = list(csv.DictReader(file))
+    precisions = []
+    for name in CLASSES:
+        ranked = sorted(predictions, key=lambda row: -float(row[f"score: {name}"]))
+        hits = [name in row["target"].split("|") for row in ranked]
+        found = [sum(hits[: rank + 1]) / (rank + 1) for rank, hit in enumerate(hits) if hit]
+        precisions.append(sum(found) / len(found))
+    assert result["last"]["mAP"] == pytest.approx(sum(precisions) / len(precisions), abs=1e-6)

@@ -126,18 +126,6 @@ def test_every_shipped_protocol_names_classes_with_arguments_they_have(path: Pat
     assert protocol.setup.saved_models_path == "results"
 
 
-@pytest.mark.parametrize("data_set", ["esc50", "us8k"])
-@pytest.mark.parametrize(("suffix", "setting"), [("", "trained"), ("-zeroshot", "zero-shot")])
-def test_a_published_result_has_the_setting_and_the_metric_of_its_protocol(
-    data_set: str, suffix: str, setting: str
-) -> None:
-    protocol = load(ROOT / f"protocols/audioclip-{data_set}{suffix}.json", defaults=DEFAULTS)
-    (figure,) = protocol.table.published
-    assert (figure.setting, figure.metric) == (setting, "Val. Acc.")
-    assert figure.setting == (protocol.table.setting or "trained")
-    assert figure.metric in {line.line_label for line in protocol.lines.values()}
-
-
 def test_the_linear_probe_omits_its_random_result_from_the_table() -> None:
     table = read_protocol(ROOT / "protocols/audioclip-esc50-probe.json")["Table"]
     assert table == {"listed": False, "published": []}

@@ -215,6 +215,14 @@ def test_a_published_result_is_shown_only_for_a_complete_data_set_and_published_
     assert rows(*records)[1][1:] == cells
 
 
+def test_a_value_has_the_decimals_of_its_source() -> None:
+    figures = [(0.686, 1, "68.6"), (0.68, 0, "68"), (0.7, 2, "70.00"), (0.28449, None, "28.45")]
+    for value, decimals, text in figures:
+        assert rows(*all_folds(published=(published(value, decimals=decimals),)))[1][2] == text
+    _, (_, _, cell) = rows(*all_folds(published=(published(1.5, decimals=2),), share=False))
+    assert cell == "1.50"
+
+
 def test_runs_with_overlapping_folds_are_not_averaged() -> None:
     pairs = [(1, 2), (2, 3), (3, 4)]
     _, *found = rows(
@@ -309,7 +317,7 @@ def test_the_table_has_only_the_remarks_that_apply() -> None:
     assert said(run_record(epochs=9)).endswith(
         '"Training data" marks values on samples that the model was trained on, which are not results.'
     )
-    assert "A published result is shown only for" in said(run_record(published=(published(),)))
+    assert "A published result is shown next to ours only for" in said(run_record(published=(published(),)))
     assert to_markdown([], []).split("\n\n")[2:] == []
 
 
