@@ -99,6 +99,9 @@ class AudioCLIP(nn.Module, HubLayout):
     affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
     """Arguments that only state where weights come from; runs that differ only in these may be averaged."""
 
+    sample_rate: ClassVar[int | None] = None
+    """None: the network does not know the rate of its training data (44.1 kHz for the released weights)."""
+
     def __init__(
         self,
         embed_dim: int = 1024,
@@ -214,11 +217,13 @@ class AudioCLIP(nn.Module, HubLayout):
         others = ("audio.", "visual.", "logit_")
         return [weight for name, weight in self.named_parameters() if not name.startswith(others)]
 
-    def encode_audio(self, audio: Tensor) -> Tensor:
+    def encode_audio(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed audio clips.
 
         Args:
             audio: `[B, C, T]`, integer or floating point, 16-bit units (-32768..32767), 44.1 kHz.
+            check_units: whether to refuse, in eval mode, audio with a peak of at most 1, which is probably in
+                [-1, 1].
 
         Returns:
             `[B, D]` features, not normalised.
@@ -227,7 +232,7 @@ class AudioCLIP(nn.Module, HubLayout):
             ValueError: `audio` is not `[B, C, T]`, has no samples or, in eval mode, looks like audio in
                 [-1, 1].
         """
-        features: Tensor = self.audio(audio)
+        features: Tensor = self.audio(audio, check_units=check_units)
         return features
 
     def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:

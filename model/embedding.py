@@ -4,15 +4,13 @@ Everything runs in eval mode without gradients, and the modules' modes are resto
 and clip/image_input.py decode the files.
 """
 
-# ruff: noqa: D102 (the protocol's members are documented in `AudioCLIP`)
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .audio_input import INT16_SCALE, Waveform, read_audio, resample
-from .clip.image_input import ImageInput, ImagePreprocessing, preprocess_image
+from .clip.image_input import ImageInput, preprocess_image
 from .clip.texts import Text, check_texts
 from .inputs import AUDIO_KINDS, IMAGE_KINDS, MAX_CHANNELS, describe, seekable, several
-from .losses import Logits
+from .interfaces import AudioTextModel, ThreeModalityModel
 from .sounds.decoding import HIGHEST_RATE, LOWEST_RATE, refuse_loud
 
 AudioInput: TypeAlias = str | Path | BinaryIO | np.ndarray[Any, Any] | Tensor
@@ -31,44 +29,14 @@ Units: TypeAlias = Literal["int16", "float"]
 T = TypeVar("T")
 
 SAMPLE_RATE = 44100
-"""Sample rate of the audio tower, Hz."""
+"""Sample rate of AudioCLIP's released audio tower, Hz."""
 
 _PENDING_BATCHES = 4  # windows to hold, in batches, while no single length fills a batch
 _EMPTY = "Nothing to embed: the list of inputs is empty."
 
 
-class Towers(Protocol):
-    """The parts of an `AudioCLIP` that embedding and classification use."""
-
-    @property
-    def audio(self) -> Callable[..., Tensor]: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def image_preprocessing(self) -> ImagePreprocessing: ...
-
-    def encode_image(self, image: Tensor, /) -> Tensor: ...
-
-    def encode_text(self, text: Text, base_str: str, /) -> Tensor: ...
-
-    def tokenize(self, text: Text, base_str: str, /) -> Tensor: ...
-
-    def logits(
-        self,
-        audio_features: Tensor | None = None,
-        image_features: Tensor | None = None,
-        text_features: Tensor | None = None,
-    ) -> Logits: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def eval(self) -> object: ...
-
-
 def embed_audio(
-    model: "Towers",
+    model: AudioTextModel,
     inputs: AudioInput | Iterable[AudioInput],
     *,
     sample_rate: float | None = None,
@@ -88,7 +56,8 @@ def embed_audio(
         inputs: one input or several, each the path of an audio file, an audio file's content as a binary file
             such as `io.BytesIO`, or an array or tensor `[T]` or `[C, T]` with at most 8 channels, int16 or
             floating point of any width.
-        sample_rate: sample rate of arrays, Hz; files state their own. Everything is resampled to 44.1 kHz.
+        sample_rate: sample rate of arrays, Hz; files state their own. Everything is resampled to the model's
+            rate (44.1 kHz for AudioCLIP).
         units: units of floating-point arrays: "int16" for -32768..32767, "float" for -1..1.
         batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
         batch_size: number of windows to encode at once.
@@ -114,21 +83,43 @@ def embed_audio(
     sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
-        # The units are known here, and a quiet window must not be mistaken for audio in [-1, 1].
-        features: Tensor = model.audio(audio.to(model.device), check_units=False)
-        return features
+        return encode_clips(model, audio.to(model.device), sample_rate=None)
 
-    window = max(1, round(window_seconds * SAMPLE_RATE))
+    model_rate = model.sample_rate or SAMPLE_RATE
+    window = max(1, round(window_seconds * model_rate))
     embedding = WindowedEmbedding(encode, window=window, batch_size=batch_size)
     with evaluating(model), torch.no_grad():
         for clip, source in enumerate(sources):
-            waveform = _waveform(source, sample_rate=sample_rate, units=units, name=f"Audio input {clip}")
+            waveform = _waveform(
+                source, model_rate, sample_rate=sample_rate, units=units, name=f"Audio input {clip}"
+            )
             embedding.add(torch.from_numpy(waveform))
         return embedding.embeddings()
 
 
+def encode_clips(model: AudioTextModel, clips: Tensor, *, sample_rate: int | None) -> Tensor:
+    """Embed clips whose units are known, so that quiet clips are not mistaken for audio in [-1, 1].
+
+    Args:
+        model: model that embeds audio.
+        clips: `[B, C, T]`, 16-bit units, on the model's device.
+        sample_rate: sample rate of the clips, Hz. If the model states its own rate, they are resampled to it
+            with a windowed sinc (torchaudio). None if the clips have the model's rate.
+
+    Returns:
+        `[B, D]` features, not normalised.
+    """
+    wanted = model.sample_rate
+    if None not in (sample_rate, wanted) and sample_rate != wanted:
+        from torchaudio.functional import resample as resample_on_device  # noqa: PLC0415 - seldom needed
+
+        with torch.autocast(clips.device.type, enabled=False):
+            clips = resample_on_device(clips.float(), sample_rate, wanted)
+    return model.encode_audio(clips, check_units=False)
+
+
 def embed_image(
-    model: "Towers", inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
+    model: ThreeModalityModel, inputs: ImageInput | Iterable[ImageInput], *, batch_size: int = 64
 ) -> Tensor:
     """Preprocess and embed images.
 
@@ -164,7 +155,9 @@ def embed_image(
     return F.normalize(_stacked(embeddings), dim=-1)
 
 
-def embed_text(model: "Towers", texts: str | Text, template: str = "{}", *, batch_size: int = 256) -> Tensor:
+def embed_text(
+    model: AudioTextModel, texts: str | Text, template: str = "{}", *, batch_size: int = 256
+) -> Tensor:
     """Embed texts.
 
     Args:
@@ -271,7 +264,7 @@ def window_starts(samples: int, window: int) -> list[int]:
 
 
 @contextmanager
-def evaluating(module: "nn.Module | Towers") -> Iterator[None]:
+def evaluating(module: nn.Module | AudioTextModel) -> Iterator[None]:
     """Put a module into eval mode, and restore its mode and its children's afterwards."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
@@ -292,12 +285,14 @@ def clips_of_batch(inputs: object) -> Sequence[AudioInput]:
     return list(inputs)
 
 
-def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, name: str) -> Waveform:
-    """Convert a file or an array to float32 `[C, T]` in 16-bit units at 44.1 kHz."""
+def _waveform(
+    source: AudioInput, target_rate: int, *, sample_rate: float | None, units: Units, name: str
+) -> Waveform:
+    """Convert a file or an array to float32 `[C, T]` in 16-bit units at the target rate."""
     if isinstance(source, str | Path):
-        return read_audio(source, SAMPLE_RATE)
+        return read_audio(source, target_rate)
     if hasattr(source, "read"):
-        return read_audio(seekable(source, name), SAMPLE_RATE, name=name)
+        return read_audio(seekable(source, name), target_rate, name=name)
     if not isinstance(source, np.ndarray | Tensor):
         raise ValueError(f"{name} is {describe(source)}; {AUDIO_KINDS}.")
     if sample_rate is None:
@@ -313,7 +308,7 @@ def _waveform(source: AudioInput, *, sample_rate: float | None, units: Units, na
         tensor = source.detach().cpu()
         narrow = tensor.is_floating_point() and tensor.element_size() < 4  # numpy lacks bfloat16
         source = (tensor.float() if narrow else tensor).numpy()
-    return resample(_scaled(np.atleast_2d(source), units=units, name=name), sample_rate, SAMPLE_RATE)
+    return resample(_scaled(np.atleast_2d(source), units=units, name=name), sample_rate, target_rate)
 
 
 def _scaled(array: np.ndarray[Any, Any], *, units: Units, name: str) -> Waveform:

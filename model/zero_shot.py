@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from .clip.image_input import IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
-from .embedding import Towers, Units, clips_of_batch, embed_audio, embed_image, embed_text
+from .embedding import Units, clips_of_batch, embed_audio, embed_image, embed_text
 from .inputs import IMAGE_KINDS, MAX_CHANNELS, several
+from .interfaces import AudioTextModel, ThreeModalityModel
 
 Kind: TypeAlias = Literal["audio", "image"]
 KINDS: tuple[Kind, ...] = ("audio", "image")
@@ -26,7 +27,7 @@ SUFFIXES: dict[str, Kind] = {
 
 
 def classify(
-    model: "Towers",
+    model: AudioTextModel,
     inputs: Any,
     labels: Iterable[str],
     *,
@@ -81,13 +82,17 @@ def classify(
         chosen = [sources[row] for row in rows]
         if present == "audio":
             features = embed_audio(model, chosen, sample_rate=sample_rate, units=units)
-        else:
+        elif isinstance(model, ThreeModalityModel):
             features = embed_image(model, chosen)
+        else:
+            raise ValueError(
+                f"Input {rows[0]} is an image, which {type(model).__name__} cannot embed; AudioCLIP can."
+            )
         probabilities[rows] = label_probabilities(model, present, features, texts)
     return probabilities
 
 
-def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -> Tensor:
+def embed_labels(model: AudioTextModel, labels: Iterable[str], template: str = "{}") -> Tensor:
     """Embed the labels for zero-shot classification: float32 `[K, D]`, each row of norm 1.
 
     Raises:
@@ -113,7 +118,7 @@ def embed_labels(model: "Towers", labels: Iterable[str], template: str = "{}") -
 
 
 @torch.no_grad()
-def label_probabilities(model: "Towers", kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
+def label_probabilities(model: AudioTextModel, kind: Kind, features: Tensor, texts: Tensor) -> Tensor:
     """Compute label probabilities from embeddings of norm 1.
 
     Args:

@@ -13,14 +13,14 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
-from model.embedding import WindowedEmbedding
+from model.embedding import WindowedEmbedding, encode_clips
+from model.interfaces import AudioTextModel, ThreeModalityModel
 from model.losses import (
     Positives,
     Reduction,
     label_ids_of,
     normalised,
     sample_weights,
-    scaled_similarity,
 )
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
@@ -56,34 +56,59 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         self._window_samples = window_samples
         self.takes_unequal_lengths = window_samples is not None
         self._classes = Classes([])
+        self._sample_rate: int | None = None
         self.class_features = torch.empty(0)
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
         """Check the model and the data, and that every class name fits the text tower."""
-        audioclip = self.audioclip(model)
+        embedder = self.embedder(model)
         self.class_names = tuple(self._classes.names)
-        self.multilabel = audioclip.multilabel
-        self.portraits = Portraits.of(audioclip.audio, test)
+        self.multilabel = embedder.multilabel
+        self.portraits = Portraits.of(getattr(model, "audio", None), test)
+        self._sample_rate = getattr(test, "sample_rate", None)
+        if embedder.sample_rate and self._sample_rate is None:
+            raise ValueError(
+                f"{type(model).__name__} resamples audio to {embedder.sample_rate} Hz, but "
+                f"{type(test).__name__} does not state its rate; give it an attribute sample_rate, in Hz."
+            )
         check_audio(train)
         check_audio(test)
-        self._prompts.check(audioclip, self.class_names)
+        self._prompts.check(embedder, self.class_names)
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the class texts."""
         if self.class_names:
             names = [[name] for name in self.class_names]
-            self.class_features = self._prompts.encode(self.audioclip(model), names)
+            self.class_features = self._prompts.encode(self.embedder(model), names)
 
-    def audioclip(self, model: nn.Module) -> AudioCLIP:
-        """Return the model; raise ValueError if it is not an AudioCLIP."""
-        if not isinstance(model, AudioCLIP):
+    def embedder(self, model: nn.Module) -> AudioTextModel:
+        """Return the model; raise ValueError if it does not embed audio and texts, or cannot be trained."""
+        if isinstance(model, AudioCLIP):
+            return model
+        if not isinstance(model, AudioTextModel):
             raise ValueError(
                 f"{type(self).__name__} needs an AudioCLIP model; Model.class is {type(model).__name__}. "
-                "For a classifier use utils.tasks.Classification."
+                "For a classifier use utils.tasks.Classification. Another model of audio and text needs the "
+                "methods and attributes of model.interfaces.AudioTextModel."
             )
+        if any(parameter.requires_grad for parameter in model.parameters()):
+            raise self._cannot_train(model)
         return model
 
-    def class_scores(self, model: AudioCLIP, features: Tensor) -> Tensor:
+    def audioclip(self, model: nn.Module) -> AudioCLIP:
+        """Return a model that can be trained; raise ValueError if it is not an AudioCLIP."""
+        if not isinstance(model, AudioCLIP):
+            self.embedder(model)
+            raise self._cannot_train(model)
+        return model
+
+    def _cannot_train(self, model: nn.Module) -> ValueError:
+        return ValueError(
+            f"{type(self).__name__} trains only AudioCLIP models; a {type(model).__name__} can only be "
+            'evaluated. Set Setup.epochs to 0, and "train" to false in every rule of Parameters.'
+        )
+
+    def class_scores(self, model: AudioTextModel, features: Tensor) -> Tensor:
         """Score samples against the classes.
 
         Args:
@@ -95,11 +120,11 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         """
         if model.multilabel:
             return torch.sigmoid(features @ self.class_features.T - 0.5)
-        logits = scaled_similarity(model.logit_scale_at, features, self.class_features)
+        logits = model.logits(audio_features=features, text_features=self.class_features).audio_text
         assert logits is not None
         return logits.softmax(dim=-1)
 
-    def embed_clips(self, model: AudioCLIP, audio: Tensor | PaddedBatch) -> Tensor:
+    def embed_clips(self, model: AudioTextModel, audio: Tensor | PaddedBatch) -> Tensor:
         """Embed clips for evaluation, averaging evenly spaced windows of clips longer than `window_samples`.
 
         Args:
@@ -111,9 +136,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         """
 
         def encode(clips: Tensor) -> Tensor:
-            # The units were checked before the run; a quiet batch is not an error.
-            features: Tensor = model.audio(clips, check_units=False)
-            return features
+            return encode_clips(model, clips, sample_rate=self._sample_rate)  # units were checked before
 
         values, lengths = audio if isinstance(audio, PaddedBatch) else (audio, None)
         longest = values.shape[-1]
@@ -167,7 +190,7 @@ class AudioTextContrastive(ContrastiveTask):
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
         """Check the model and the data, and that every class name fits the text tower."""
-        self.audioclip(model)
+        self.embedder(model)
         self._classes = Classes.of(train, test)
         super().prepare(model, train=train, test=test)
         if self._class_weights:
@@ -180,9 +203,10 @@ class AudioTextContrastive(ContrastiveTask):
 
         In training, several labels form one text; only scores require a single label.
         """
-        audioclip = self.audioclip(model)
-        yield from check_rate(test)
-        too_long = self._prompts.too_long(audioclip)
+        embedder = self.embedder(model)
+        if embedder.sample_rate is None:
+            yield from check_rate(test)
+        too_long = self._prompts.too_long(embedder)
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
             if not sample.audio:
@@ -192,7 +216,7 @@ class AudioTextContrastive(ContrastiveTask):
                     where=sample.place,
                     remedy="Remove it from the data set, or choose utils.tasks.Contrastive.",
                 )
-            yield from check_labels(sample, multilabel=audioclip.multilabel or not scored, remedy=SEVERAL)
+            yield from check_labels(sample, multilabel=embedder.multilabel or not scored, remedy=SEVERAL)
             yield from too_long(sample.place, sample.labels)
 
         yield from check_samples(train, test, check, train_is_scored=train_is_scored)
@@ -213,15 +237,16 @@ class AudioTextContrastive(ContrastiveTask):
         return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
-        """Return class scores `[B, classes]`, targets, and embeddings of the audio and any images."""
-        audioclip = self.audioclip(model)
-        features = {"audio": self.embed_clips(audioclip, batch.audio)}
-        if batch.image is not None:
-            features["image"] = normalised(audioclip.encode_image(batch.image))
-        scores = self.class_scores(audioclip, features["audio"])
-        targets = self._classes.targets(
-            batch.labels, multilabel=audioclip.multilabel, device=audioclip.device
-        )
+        """Return class scores `[B, classes]`, targets, and embeddings of the audio and any images.
+
+        Images are ignored if the model does not embed images.
+        """
+        embedder = self.embedder(model)
+        features = {"audio": self.embed_clips(embedder, batch.audio)}
+        if batch.image is not None and isinstance(embedder, ThreeModalityModel):
+            features["image"] = normalised(embedder.encode_image(batch.image))
+        scores = self.class_scores(embedder, features["audio"])
+        targets = self._classes.targets(batch.labels, multilabel=embedder.multilabel, device=embedder.device)
         return StepOutput(scores, targets, features=features)
 
     def _embed(self, model: AudioCLIP, batch: Any) -> tuple[dict[str, Tensor], Tensor]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ignite_trainer.api.findings import Finding
-from model.audioclip import AudioCLIP
 from model.clip.texts import TextTooLong
+from model.interfaces import AudioTextModel
 from model.losses import normalised
 from model.recompute import CachedValue
 
@@ -57,7 +57,7 @@ class Prompts:
         self._shorten = shorten
         self._known: CachedValue[dict[tuple[str, ...], Tensor]] = CachedValue()
 
-    def check(self, model: AudioCLIP, class_names: Sequence[str]) -> None:
+    def check(self, model: AudioTextModel, class_names: Sequence[str]) -> None:
         """Raise ValueError for a text too long for the tower, or for a text of an unknown class."""
         unknown = sorted(self._class_texts.keys() - set(class_names))
         if unknown:
@@ -68,7 +68,7 @@ class Prompts:
         for template in self._templates:
             model.tokenize(self._worded([[name] for name in class_names]), template)
 
-    def too_long(self, model: AudioCLIP) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
+    def too_long(self, model: AudioTextModel) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
         """Return a function that finds texts that are too long for the tower.
 
         Its arguments are a sample's place, and its labels or its single description.
@@ -95,7 +95,7 @@ class Prompts:
 
         return find
 
-    def encode(self, model: AudioCLIP, labels: Labels) -> Tensor:
+    def encode(self, model: AudioTextModel, labels: Labels) -> Tensor:
         """Return normalised features `[B, D]`, with gradients unless the tower is frozen."""
         if not model.text_is_frozen:
             return self._embed(model, labels)
@@ -110,7 +110,7 @@ class Prompts:
                 known.update(zip(new, self._embed(model, new), strict=True))
             return torch.stack([known[text] for text in texts])
 
-    def _embed(self, model: AudioCLIP, labels: Labels) -> Tensor:
+    def _embed(self, model: AudioTextModel, labels: Labels) -> Tensor:
         """Average over the templates on the unit sphere: normalise, add, normalise."""
         texts = self._worded(labels)
         features = []
@@ -123,7 +123,7 @@ class Prompts:
         return [[self._class_texts.get(label, label) for label in sample] for sample in labels]
 
 
-def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
+def _fitting(model: AudioTextModel, text: list[str], template: str) -> list[str]:
     """Shorten a text until it fits the tower; the template alone always fits."""
     while _excess_tokens(model, text, template):
         words = text[0].split(" ")
@@ -136,7 +136,7 @@ def _fitting(model: AudioCLIP, text: list[str], template: str) -> list[str]:
     return text
 
 
-def _excess_tokens(model: AudioCLIP, text: list[str], template: str) -> int:
+def _excess_tokens(model: AudioTextModel, text: list[str], template: str) -> int:
     """Return the number of tokens if a text is too long for the tower, and otherwise 0."""
     try:
         model.tokenize([text], template)

@@ -77,7 +77,7 @@ class Contrastive(ContrastiveTask):
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
         """Check the model and the data, and that every class name fits the text tower."""
-        self.audioclip(model)
+        self.embedder(model)
         if getattr(train, "class_names", None):
             self._classes = Classes.of(train, test)
         super().prepare(model, train=train, test=test)
