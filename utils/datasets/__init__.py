@@ -3,6 +3,7 @@
 from utils.datasets.audioset import AudioSet
 from utils.datasets.esc50 import ESC50
 from utils.datasets.folds import FoldDataset
+from utils.datasets.fsd50k import FSD50K
 from utils.datasets.made_scenes import MadeScenes
 from utils.datasets.made_sounds import MadeSounds
 from utils.datasets.own_data import Table
@@ -12,6 +13,7 @@ from utils.datasets.us8k import UrbanSound8K
 
 __all__ = [
     "ESC50",
+    "FSD50K",
     "AudioSet",
     "Clip",
     "FoldDataset",

@@ -46,6 +46,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         train: split to use: True for the samples that are neither held out nor in the validation split, False
             for the held-out samples.
         lines: line of each entry in `source`, int64 `[entries]`; None if unknown.
+        splits: official split of each entry, a `sample.TRAIN`, `VALIDATION` or `TEST`, `[entries]`; None if
+            there are no official splits.
         class_names: class names of all entries, in the order of the scores.
         frames: images of a sample that has several: "central" for the middle image, "all" for `Frames`,
             from which a transform of the field "image" chooses and decodes an image.
@@ -98,6 +100,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         train: bool,
         validation: NDArray[np.bool_] | None = None,
         lines: NDArray[np.int64] | None = None,
+        splits: NDArray[np.str_] | None = None,
         class_names: Sequence[str],
         sample_rate: int,
         mono: bool | None,
@@ -114,6 +117,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         self.class_names = list(class_names)
         self.described = entries.have_texts
         self._frames = frames
+        self._all_splits = splits
         self._doubtful_names = [*name_findings(class_names)] if train else []
         if (len(entries) <= MOST_CACHED) if cache is None else cache is not False:
             self._cache_clips(entries, folder=None if isinstance(cache, bool) else cache, progress=progress)
@@ -150,9 +154,12 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         return read_audio(path, self.sample_rate, mono=self.mono, segment=segment)
 
     def record(self, index: int) -> dict[str, str | int]:
-        """Return the name and the fold of a sample, for predictions and features."""
+        """Return the name of a sample and its fold or official split, for predictions and features."""
         entry = self.entries[index]
-        return {"clip": entry.name, **({} if entry.fold is None else {"fold": entry.fold})}
+        place: dict[str, str | int] = {} if entry.fold is None else {"fold": entry.fold}
+        if self._all_splits is not None:
+            place["split"] = str(self._splits[index])
+        return {"clip": entry.name, **place}
 
     def listing(self, index: int) -> Listing:
         """Return the listed facts about a sample, and the place where it is listed."""
@@ -189,6 +196,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         self.digest = self.entries.digest
         if lines is not None:
             self.lines = lines[mask]
+        if self._all_splits is not None:
+            self._splits = self._all_splits[mask]
         if self._cache is not None:
             self._positions = self._all_positions[mask]
             if not self.described and all(entry.audio and not entry.images for entry in self.entries):

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from model.sounds.decoding import Segment
 from utils.datasets.sources.walking import shown
 
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+"""Names of official splits in records, features and probes."""
+
 
 class Clip(NamedTuple):
     """A clip in the table of a data set with folds.

@@ -1,0 +1,209 @@
+"""FSD50K (Fonseca et al., "FSD50K: an Open Dataset of Human-Labeled Sound Events", TASLP 2022)."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ignite_trainer.api.findings import Inspection
+from model.audio_input import AUDIO_SUFFIXES
+from utils.datasets.cached import check_flags
+from utils.datasets.checks.listed import inspect_listed
+from utils.datasets.listed import ListedDataset
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
+from utils.datasets.sources.cells import shortlist
+from utils.datasets.sources.tables import open_lines, read_table, refuse_no_table
+
+PUBLISHED = {"dev": 40_966, "eval": 10_231}
+"""Number of clips, by table."""
+
+_TABLES = "FSD50K.ground_truth"
+_PARTS = {"dev": True, "eval": False}  # whether it is trained on, by table
+_SPLITS = {"train": TRAIN, "val": VALIDATION}
+
+
+class FSD50K(ListedDataset):
+    """FSD50K: Freesound clips of 0.3 to 30 s with several of 200 labels; the eval clips are held out.
+
+    The root has the published layout: `FSD50K.ground_truth/` with `dev.csv`, `eval.csv` and `vocabulary.csv`,
+    `FSD50K.dev_audio/` and `FSD50K.eval_audio/`. Clips without a file are skipped; `prepare` reports how
+    many. Labels are those of the vocabulary in lower case, with spaces: "Electric_guitar" is "electric
+    guitar". The other arguments are `utils.datasets.listed.ListedDataset`'s.
+
+    Args:
+        root: folder of the published data set.
+        train: split to use: True for the dev clips, False for the eval clips.
+        validation: whether the clips that `dev.csv` marks as "val" choose the best epoch, instead of being
+            trained on.
+        whole: whether both splits are the whole data set, of which a linear probe chooses its parts.
+
+    Raises:
+        FileNotFoundError: A table is missing, or all sounds of a table are.
+        ValueError: An argument or a table is invalid.
+    """
+
+    title: ClassVar[str] = "FSD50K"
+    to_hold_out: ClassVar[str] = 'the eval clips with "whole": false'
+
+    def __init__(
+        self,
+        root: str | Path,
+        sample_rate: int = 44100,
+        *,
+        train: bool = True,
+        validation: bool = False,
+        whole: bool = False,
+        mono: bool | None = True,
+        cache: str | Path | bool | None = None,
+        progress: bool = True,
+    ) -> None:
+        check_flags(train=train, validation=validation, whole=whole)
+        if validation and whole:
+            raise ValueError("validation and whole are true; to train, set whole to false.")
+        folder = Path(root).expanduser()
+        names = _read_vocabulary(_find(folder, "vocabulary"))
+        tables = [_read(folder, name, names) for name, used in _PARTS.items() if whole or used == train]
+        clips = [clip for table in tables for clip in table.clips]
+        if twice := [number for number, count in Counter(clip.number for clip in clips).items() if count > 1]:
+            raise ValueError(f"dev.csv and eval.csv both list the clips {shortlist(twice)}.")
+        splits = np.array([clip.split for clip in clips])
+        if validation and train and VALIDATION not in splits:
+            raise ValueError(f"validation is true, but no clip of the split val is there: {tables[0]}.")
+        self.held_out_splits = () if whole else ("eval",)
+        self.results_name = _name_results(tables)
+        super().__init__(
+            folder,
+            Entries(clip.entry for clip in clips),
+            None,
+            train=train,
+            validation=splits == VALIDATION if validation else None,
+            splits=splits,
+            class_names=list(names.values()),
+            sample_rate=sample_rate,
+            mono=mono,
+            cache=cache,
+            progress=progress,
+        )
+        incomplete = [str(table) for table in tables if table.lacks_clips]
+        if incomplete and (train or not whole):  # once if both splits are the same
+            self.skipped_notice = f"{'; '.join(incomplete)}."
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Check the tables and the files for `--check`; takes the constructor's arguments."""
+        return inspect_listed(cls, args)
+
+
+class _Clip(NamedTuple):
+    number: str  # of the sound on Freesound
+    split: str
+    entry: Entry
+
+
+class _Table(NamedTuple):
+    """A table and those of its clips that have a sound; `str` counts them."""
+
+    name: str
+    listed: int
+    clips: list[_Clip]
+
+    @property
+    def published(self) -> int:
+        return PUBLISHED[self.name]
+
+    @property
+    def lacks_clips(self) -> bool:
+        return len(self.clips) < max(self.listed, self.published)
+
+    def __str__(self) -> str:
+        there = f"{self.listed:,} listed, {len(self.clips):,} with a sound"
+        return f"{self.name}.csv: {self.published:,} clips published, {there}"
+
+
+def _find(root: Path, name: str) -> Path:
+    path = root / _TABLES / f"{name}.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"root is {root}, which has no {_TABLES}/{name}.csv. Unpack FSD50K (zenodo.org/records/4060432) "
+            "there, or name its folder with --Dataset.args.root FOLDER."
+        )
+    return path
+
+
+def _read_vocabulary(table: Path) -> dict[str, str]:
+    """Read the class names as a person writes them, by label; the lines are `number,label,identifier`."""
+    refuse_no_table(table)
+    names: dict[str, str] = {}
+    with open_lines(table) as lines:
+        for values in (reader := csv.reader(lines)):
+            if not values:
+                continue
+            where = f"{table}, line {reader.line_num}"
+            if len(values) != 3 or values[0] != str(len(names)) or not values[1].strip("_ "):
+                found = ",".join(values)[:80]
+                raise ValueError(f'{where} is "{found}"; `{len(names)},label,identifier` is expected.')
+            name = values[1].replace("_", " ").strip().lower()
+            if name in names.values():
+                raise ValueError(f'{where}: "{values[1]}" is listed a second time.')
+            names[values[1]] = name
+    if not names:
+        raise ValueError(f"{table} lists no classes.")
+    return names
+
+
+def _read(root: Path, name: str, names: Mapping[str, str]) -> _Table:
+    """Read a table, and find the sounds of its clips."""
+    folder = root / f"FSD50K.{name}_audio"
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    files = {Path(file).stem: file for file in found if Path(file).suffix.lower() in AUDIO_SUFFIXES}
+    listed = list(_clips(_find(root, name), names))
+    table = _Table(
+        name,
+        len(listed),
+        [
+            clip._replace(entry=clip.entry._replace(audio=f"{folder.name}/{files[clip.number]}"))
+            for clip in listed
+            if clip.number in files
+        ],
+    )
+    if not table.clips:
+        raise FileNotFoundError(
+            f"{folder} has no sound of any clip ({table}). Names such as 64760.wav are expected."
+            + " Evaluation without training needs no dev clips; see protocols/audioclip-fsd50k-zeroshot.json."
+            * (name == "dev")
+        )
+    return table
+
+
+def _clips(table: Path, names: Mapping[str, str]) -> Iterator[_Clip]:
+    """Read the clips in a table, without their sounds."""
+    seen = set[str]()
+    for row in read_table(table, ["fname", "labels", *(["split"] if table.stem == "dev" else [])]):
+        number = row.file_name("fname")
+        if number in seen:
+            row.fail("fname", "a clip that no earlier line has")
+        seen.add(number)
+        labels = row.required("labels").split(",")
+        for label in labels:
+            if label not in names:
+                row.fail("labels", f'labels from vocabulary.csv, which has no "{label}",')
+        split = TEST
+        if table.stem == "dev":
+            if row.required("split") not in _SPLITS:
+                row.fail("split", '"train" or "val"')
+            split = _SPLITS[row.required("split")]
+        yield _Clip(number, split, Entry(labels=tuple(dict.fromkeys(names[label] for label in labels))))
+
+
+def _name_results(tables: list[_Table]) -> str:
+    """Name the evaluated clips; FSD50K alone means the eval clips, as in published results."""
+    names = " and ".join(table.name for table in tables)
+    if any(table.lacks_clips for table in tables):
+        there, published = (sum(len(t.clips) for t in tables), sum(t.published for t in tables))
+        return f"part of FSD50K ({there:,} of {published:,} {names} clips)"
+    return "FSD50K" if names == "eval" else f"FSD50K, {names}"
