@@ -9,6 +9,9 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.held_out_splits  names of the held-out splits, for data sets without folds
     dataset.to_hold_out      names of the arguments that select the held-out samples, for messages
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
+    dataset.sources()        iterator over the recording that each sample comes from, such as
+                             "freesound:100032", or None. A run warns if training and evaluation share one
+    dataset.listing(index)   facts about a sample; its attribute `place` names the sample in messages
     dataset.look_at(index)   a sample, read without the slow work of `prepare`, for checks before a run. If a
                              data set has `prepare` but no `look_at`, `--check` reads no samples, and a run
                              reads samples only after `prepare`

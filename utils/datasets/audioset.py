@@ -23,6 +23,7 @@ from utils.datasets.sources.audioset_files import (
     read_parents,
     read_segments,
 )
+from utils.datasets.sources.recordings import youtube
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
 """Number of segments, by table."""
@@ -146,7 +147,8 @@ def _entries(
             continue
         parents = (parent for label in segment.labels for parent in above.get(label, ()))
         part = (segment.begin, segment.end) if audio and whole_videos else None
-        yield Entry(audio, images, labels=tuple(dict.fromkeys((*segment.labels, *parents))), segment=part)
+        labels = tuple(dict.fromkeys((*segment.labels, *parents)))
+        yield Entry(audio, images, labels=labels, segment=part, source=youtube(segment.video))
 
 
 def _counted(listed: int, used: int, media: Media) -> str:

@@ -11,6 +11,8 @@ from model.audio_input import Waveform, read_audio
 from utils.datasets.cached import RESAMPLED, check_flags
 from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
+from utils.datasets.sources.cells import Record
+from utils.datasets.sources.recordings import esc50_recording
 from utils.datasets.sources.tables import read_table
 from utils.fetching.published import ESC_50, Published
 
@@ -85,9 +87,14 @@ class ESC50(FoldDataset):
                 fold=row.required_number("fold"),
                 target=row.required_number("target"),
                 label=row.required("category").replace("_", " "),
+                source=self.recording(row),
             )
             for row in kept
         ]
+
+    def recording(self, row: Record) -> str | None:
+        """Return the recording that the clip in a row of the table was cut from."""
+        return esc50_recording(row)
 
     def _name_results(self, clips: Sequence[Clip]) -> str:
         per_fold = Counter((clip.target, clip.fold) for clip in clips)

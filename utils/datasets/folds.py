@@ -18,7 +18,7 @@ A new data set is a subclass with a table of clips and a decoding rule:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -156,6 +156,10 @@ class FoldDataset(CachedDataset[Sample], ABC):
     def listing(self, index: int) -> Listing:
         """Return the table's facts about sample `index`."""
         return Listing(f"{self.table}: {self.clips[index].path}", self._labels(index))
+
+    def sources(self) -> Iterator[str | None]:
+        """Return the recording of each sample, None if unknown."""
+        return (clip.source for clip in self.clips)
 
     def files(self, index: int) -> SampleFiles | None:
         """Return the file of sample `index`; None if `decode` does more than resample."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -166,6 +166,10 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         entry = self.entries[index]
         place = f"{self.source}, line {self.lines[index]}: {entry.name}" if len(self.lines) else entry.name
         return Listing(place, entry.labels, entry.text, audio=entry.audio is not None)
+
+    def sources(self) -> Iterator[str | None]:
+        """Return the recording of each sample, None if unknown."""
+        return self.entries.sources
 
     def files(self, index: int) -> SampleFiles | None:
         """Return the files of a sample; None if its sound is only part of a file."""

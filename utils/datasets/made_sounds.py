@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model.audio_input import Waveform
 from utils.datasets.esc50 import ESC50
 from utils.datasets.sources.cache import default_cache_folder
+from utils.datasets.sources.cells import Record
 from utils.fetching.atomic import flush, make_once
 
 Signal = NDArray[np.float64]
@@ -103,6 +104,10 @@ class MadeSounds(ESC50):
             cache=cache,
             progress=progress,
         )
+
+    def recording(self, row: Record) -> str | None:
+        """Return the number of the sound, which is not one of Freesound's."""
+        return f"made:{row.text('src_file')}"
 
 
 def _make(root: Path, made_from: dict[str, Any]) -> None:

@@ -25,9 +25,9 @@ class Table(ListedDataset):
     """Samples from a CSV, TSV, JSON or parquet table, or from a folder with one subfolder per class.
 
     Columns are found by their names: `file` or `audio`, `image`, `text` or `caption`, `label` or `labels`,
-    `fold`, `split`, `start`, `end`, `duration`, `group`. An argument can name another column, or be false if
-    the table has no such column. Any cell may be empty. The folds, the splits or a random share of the
-    samples decide what is held out.
+    `fold`, `split`, `start`, `end`, `duration`, `group`, `source`. An argument can name another column, or be
+    false if the table has no such column. Any cell may be empty. The folds, the splits or a random share of
+    the samples decide what is held out.
 
     Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
     word. If all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
@@ -54,10 +54,12 @@ class Table(ListedDataset):
         separator: separator between labels in a cell; None if a cell is a single label or a JSON list.
         root: folder that paths are relative to; None for the table's folder.
         missing: treatment of missing files: "error", or "skip" to skip them and report how many.
-        audio, image, text, labels, start, end, duration, group, fold_column, split_column: names of columns.
-            `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if the column
-            names say so, milliseconds (see `sources/time_columns.py`). Rows with the same `group`, by default
-            the same file, are held out together or not at all.
+        audio, image, text, labels, start, end, duration, group, source, fold_column, split_column: names of
+            columns. `start` with `end` or `duration` selects a segment of the sound file, in seconds or, if
+            the column names say so, milliseconds (see `sources/time_columns.py`). Rows with the same `group`,
+            by default the same file, are held out together or not at all. `source` has the recording that a
+            row comes from, such as "freesound:100032" or "youtube:-0SdAVK79lg"; training and evaluation
+            should not share one.
 
     Raises:
         FileNotFoundError: The table or files are missing.
@@ -95,6 +97,7 @@ class Table(ListedDataset):
         end: Column = None,
         duration: Column = None,
         group: Column = None,
+        source: Column = None,
         fold_column: Column = None,
         split_column: Column = None,
         mono: bool | None = None,
@@ -110,7 +113,7 @@ class Table(ListedDataset):
             raise ValueError('separator is ""; a character such as ";", or null, is expected.')
         path = Path(table).expanduser()
         notices: list[str] = []
-        columns = {"audio": audio, "image": image, "text": text, "labels": labels}
+        columns = {"audio": audio, "image": image, "text": text, "labels": labels, "source": source}
         columns |= {"start": start, "end": end, "duration": duration, "group": group}
         columns |= {"fold_column": fold_column, "split_column": split_column}
         content = read_folder(path) if path.is_dir() else read_own_table(path, columns, separator)

@@ -26,12 +26,14 @@ class Clip(NamedTuple):
         fold: number of the clip's fold.
         target: class number in the table; class numbers may have gaps (ESC-10 has 0, 1, 10, ..., 41).
         label: class name, as a reader would write it.
+        source: recording that the clip was cut from, such as "freesound:100032"; None if unknown.
     """
 
     path: str
     fold: int
     target: int
     label: str
+    source: str | None = None
 
 
 class Sample(NamedTuple):
@@ -95,6 +97,7 @@ class Entry(NamedTuple):
         labels: names of the sample's classes.
         segment: start and end of the segment in the sound file, in seconds; None for the whole file.
         fold: number of the sample's fold.
+        source: recording that the sample comes from, such as "youtube:-0SdAVK79lg"; None if unknown.
     """
 
     audio: str | None = None
@@ -103,6 +106,7 @@ class Entry(NamedTuple):
     labels: tuple[str, ...] = ()
     segment: Segment | None = None
     fold: int | None = None
+    source: str | None = None
 
     @property
     def name(self) -> str:
@@ -126,17 +130,19 @@ class Entries:
     """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        packed, ends = bytearray(), [0]
+        packed, ends, sources = bytearray(), [0], list[bytes]()
         self.have_texts = False
         for entry in entries:
             self.have_texts |= entry.text is not None
             try:
-                packed += json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
+                packed += json.dumps(entry[:-1], ensure_ascii=False, separators=(",", ":")).encode()
+                sources.append((entry.source or "").encode())
             except UnicodeEncodeError as error:
                 raise ValueError(f"The name {shown(entry.name)} is not UTF-8; rename the file.") from error
             ends.append(len(packed))
         self._bytes: NDArray[np.uint8] = np.frombuffer(bytes(packed), np.uint8)
         self._ends: NDArray[np.int64] = np.array(ends)
+        self._sources: NDArray[np.bytes_] = np.array(sources, np.bytes_)
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -148,11 +154,17 @@ class Entries:
         index = range(len(self))[index]  # raises an IndexError
         packed = self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()
         audio, images, text, labels, segment, fold = json.loads(packed)
-        return Entry(audio, tuple(images), text, tuple(labels), segment and tuple(segment), fold)
+        source = self._sources[index].decode() or None
+        return Entry(audio, tuple(images), text, tuple(labels), segment and tuple(segment), fold, source)
+
+    @property
+    def sources(self) -> Iterator[str | None]:
+        """The recording of each entry."""
+        return (source.decode() or None for source in self._sources.tolist())
 
     @property
     def digest(self) -> str:
-        """Hash of the entries and their order."""
+        """Hash of the entries, without their recordings, and of their order."""
         digest = hashlib.sha256(self._bytes.tobytes())
         digest.update(self._ends.tobytes())
         return digest.hexdigest()[:16]

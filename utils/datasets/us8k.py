@@ -10,6 +10,7 @@ import numpy as np
 from model.audio_input import Waveform, read_audio
 from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
+from utils.datasets.sources.recordings import us8k_recording
 from utils.datasets.sources.tables import read_table
 from utils.fetching.published import URBAN_SOUND_8K, Published
 
@@ -38,6 +39,7 @@ class UrbanSound8K(FoldDataset):
                 fold=row.required_number("fold"),
                 target=row.required_number("classID"),
                 label=row.required("class").replace("_", " "),
+                source=us8k_recording(row),
             )
             for row in read_table(self.root / self.table, columns)
         ]

@@ -124,7 +124,7 @@ def contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
     for (target, label), _ in pairs.most_common():
         by_target.setdefault(target, label)
         by_label.setdefault(label, target)
-    for path, _, target, label in clips:
+    for path, _, target, label, _ in clips:
         elsewhere = []
         if by_target[target] != label:
             elsewhere.append(f"target {target} is {by_target[target]}")

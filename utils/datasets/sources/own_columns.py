@@ -21,6 +21,7 @@ _KNOWN = {
     "text": "text caption captions description sentence".split(),  # noqa: SIM905
     "labels": "labels label category class classes tags tag".split(),  # noqa: SIM905
     "group": ["group"],
+    "source": ["source"],
     "fold_column": ["fold"],
     "split_column": ["split", "subset"],
 }
@@ -130,6 +131,7 @@ def _row(record: Record, names: Mapping[str, str | None], separator: str | None)
         text=record.caption(names["text"]),
         labels=record.texts(names["labels"], separator),
         segment=segment_of(record, names) if audio else None,
+        source=whole(record.text(names["source"]) or "") or None,
         fold=record.whole_number(names["fold_column"], hint=_NAMED_FOLDS.format(names["fold_column"])),
     )
     if entry.audio is None and not entry.images and entry.text is None:
