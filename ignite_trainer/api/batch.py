@@ -60,6 +60,30 @@ class PartialBatch(NamedTuple):
     values: Any
 
 
+class Alternatives(tuple[Any, ...]):
+    """Several values of a sample's field that are equally right, such as captions of an image.
+
+    Training draws one of them for each sample and epoch, before the transforms (see `draw_alternatives`).
+    Evaluation gets them all. A data set that reads whole batches cannot return them.
+    """
+
+    __slots__ = ()
+
+
+def draw_alternatives(fields: Sequence[Any], random: SampleRandom) -> list[Any]:
+    """Replace each field of a sample that has `Alternatives` by one of them; `random` has one stream.
+
+    The draw is a function of the stream and the position of the field, whatever transforms there are.
+    """
+    drawn = list(fields)
+    for position, value in enumerate(fields):
+        if isinstance(value, Alternatives):
+            # Transforms have the streams from 0 on.
+            stream = random.stream(-1 - position)
+            drawn[position] = value[int(stream.integers(torch.tensor([len(value)]))[0])]
+    return drawn
+
+
 class BatchTransform(ABC):
     """A transform that acts on whole batches, on any device.
 

@@ -23,13 +23,18 @@ class StepOutput(NamedTuple):
         y_pred: scores `[B, K]`, as in ignite's metrics.
         y: targets, int64 `[B]`, or 0/1 `[B, K]` if a sample can have several labels.
         loss: scalar to minimise; may be None in evaluation.
-        features: L2-normalised embeddings `[B, D]` by modality, for evaluations that compare embeddings.
+        features: L2-normalised embeddings by modality, for evaluations that compare embeddings: `[B, D]`,
+            with NaN for a sample that lacks the modality, or `[n, D]` for a modality in `counts`.
+        counts: number of embeddings of each sample, int64 `[B]`, for modalities of which a sample can have
+            several, such as captions. Their rows are in the order of the samples. A task gives counts for the
+            same modalities in every step.
     """
 
     y_pred: Tensor
     y: Tensor
     loss: Tensor | None = None
     features: Mapping[str, Tensor] | None = None
+    counts: Mapping[str, Tensor] | None = None
 
 
 class Task(ABC):

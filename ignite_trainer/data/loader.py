@@ -84,6 +84,7 @@ class SplitLoader:
         seed: seed of the order and the augmentation, combined with the epoch.
         device: device that the batches are copied to.
         unequal_lengths: whether a batch may contain samples of unequal length after the transforms.
+        draws: whether to draw one of the `Alternatives` in a field, such as one caption, for each epoch.
         batches: object that reads whole batches, if the data set supports it (see `transfer.batches_of`).
         unreadable: the split's unreadable samples so far, and how many may be skipped; by default, none.
     """
@@ -100,12 +101,14 @@ class SplitLoader:
         seed: int,
         device: torch.device,
         unequal_lengths: bool = False,
+        draws: bool = False,
         batches: BatchReader | None = None,
         unreadable: UnreadableSamples | None = None,
     ) -> None:
         self.dataset = dataset
         self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
         self._unequal_lengths = unequal_lengths
+        self._draws = draws
         self._may_be_empty = not drop_last
         self._seed = seed
         self._device = device
@@ -134,7 +137,7 @@ class SplitLoader:
             before = sum(sum(self._order.sizes(other)) for other in range(rank()))
             self._streamed = StreamedBatches(
                 dataset,
-                TransformedSamples(dataset, self._sample_steps, seed),
+                TransformedSamples(dataset, self._sample_steps, seed, draws),
                 BatchPlan(self._order.sizes(rank()), first=before, lanes=dataset.lanes),
                 seed=seed,
                 shuffle=shuffle,
@@ -169,7 +172,8 @@ class SplitLoader:
         Raises:
             ProtocolError: The sample cannot be read.
         """
-        samples = TransformedSamples(self.dataset, self._sample_steps if transformed else [], self._seed)
+        steps = self._sample_steps if transformed else []
+        samples = TransformedSamples(self.dataset, steps, self._seed, self._draws)
         _, sample = samples.load((epoch, index), lambda: look_at(self.dataset, index))
         if isinstance(sample, Unreadable):
             raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {sample.error}")
@@ -211,7 +215,7 @@ class SplitLoader:
         """Yield batches whose samples the workers load and transform one by one."""
         if self._loader is None:
             source: dict[str, Any] = {
-                "dataset": TransformedSamples(self.dataset, self._sample_steps, self._seed),
+                "dataset": TransformedSamples(self.dataset, self._sample_steps, self._seed, self._draws),
                 "batch_sampler": self._order,
                 "collate_fn": collate_read,
             }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import BatchTransform, collate, rebuild
+from ignite_trainer.api.batch import BatchTransform, collate, draw_alternatives, rebuild
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.self_description import listing, look_at, sample_name, samples_to_check
 from ignite_trainer.support.distributed import all_gather
@@ -54,12 +54,14 @@ class LoadedBatch(NamedTuple):
 class TransformedSamples(Dataset[Any]):
     """A data set indexed by (epoch, index) that applies the per-sample transforms.
 
-    An item is a pair of index and sample; an `Unreadable` replaces a sample that cannot be read.
+    An item is a pair of index and sample; an `Unreadable` replaces a sample that cannot be read. If `draws`,
+    one value is drawn from fields with `Alternatives`.
     """
 
     dataset: Dataset[Any]
     steps: list[PlacedTransform]
     seed: int
+    draws: bool = False
 
     def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
         return self.load(reference, lambda: self.dataset[reference[1]])
@@ -75,10 +77,10 @@ class TransformedSamples(Dataset[Any]):
                 f"Dataset.class returns samples of type {type(sample).__name__}; "
                 "each sample must be a tuple or named tuple of fields."
             )
-        if not self.steps:
+        if not self.steps and not self.draws:
             return index, sample
         streams = SampleRandom.of(seed=self.seed, epoch=epoch, indices=[index])
-        fields = list(sample)
+        fields = draw_alternatives(sample, streams) if self.draws else list(sample)
         try:
             for field, position, transform in self.steps:
                 if fields[field] is not None:

@@ -128,6 +128,7 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
             seed=seed,
             device=device,
             unequal_lengths=not train and built.task.takes_unequal_lengths,
+            draws=train,
             batches=batches[split],
             unreadable=unreadable[split],
         )

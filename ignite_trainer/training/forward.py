@@ -111,15 +111,18 @@ def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch
         return JointResult(output, batch)
     tensors: dict[str, Tensor] = {}
     if output:
-        features = output.features or {}
         tensors = {"y_pred": output.y_pred, "y": output.y}
-        tensors |= {f"feature {name}": values for name, values in features.items()}
+        tensors |= {f"feature {name}": values for name, values in (output.features or {}).items()}
+        tensors |= {f"count {name}": values for name, values in (output.counts or {}).items()}
     whole, tensors = _share(batch, tensors, device)
     if not tensors:
         return JointResult(None, whole)
     scores, targets = tensors.pop("y_pred"), tensors.pop("y")
-    features = {name.removeprefix("feature "): values for name, values in tensors.items()}
-    return JointResult(StepOutput(scores, targets, features=features or None), whole)
+    features, counts = (
+        {name.removeprefix(kind): values for name, values in tensors.items() if name.startswith(kind)}
+        for kind in ("feature ", "count ")
+    )
+    return JointResult(StepOutput(scores, targets, features=features or None, counts=counts or None), whole)
 
 
 def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None:

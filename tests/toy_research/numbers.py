@@ -53,7 +53,7 @@ class SaidNumbers(Numbers):
     """Numbers that have only texts, so that ten thousand are written in a second."""
 
     def files(self, index: int) -> SampleFiles:
-        return SampleFiles(None, labels=[self.class_names[index % 2]], text=str(index))
+        return SampleFiles(None, labels=[self.class_names[index % 2]], captions=[str(index)])
 
 
 def written(folder: Path, numbers: Numbers | None = None, **options: Any) -> Path:

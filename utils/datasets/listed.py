@@ -19,7 +19,7 @@ from model.sounds.decoding import Segment
 from utils.datasets.cached import RESAMPLED, CachedDataset
 from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import misplaced_segments
-from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles
+from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles, text_of
 from utils.datasets.sources.cache import ClipCache
 from utils.datasets.sources.frames import Frames
 
@@ -165,7 +165,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         """Return the listed facts about a sample, and the place where it is listed."""
         entry = self.entries[index]
         place = f"{self.source}, line {self.lines[index]}: {entry.name}" if len(self.lines) else entry.name
-        return Listing(place, entry.labels, entry.text, audio=entry.audio is not None)
+        return Listing(place, entry.labels, entry.captions, audio=entry.audio is not None)
 
     def sources(self) -> Iterator[str | None]:
         """Return the recording of each sample, None if unknown."""
@@ -178,7 +178,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
             return None
         audio = None if entry.audio is None else self.root / entry.audio
         images = tuple(self.root / path for path in entry.images)
-        return SampleFiles(audio, images, labels=list(entry.labels), text=entry.text)
+        return SampleFiles(audio, images, labels=list(entry.labels), captions=entry.captions)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -229,7 +229,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         audio = None if entry.audio is None else self._audio(index, entry, cached=cached)
         image, labels = self._image(entry), list(entry.labels)
         if self.described:
-            return DescribedSample(audio, image, labels, entry.text)
+            return DescribedSample(audio, image, labels, text_of(entry.captions))
         return Sample(audio, image, labels)
 
     def _audio(self, index: int, entry: Entry, *, cached: bool) -> Waveform:

@@ -32,6 +32,10 @@ class Table(ListedDataset):
     Cells that read `nan`, `N/A`, `NULL` or the like are empty; `Nan`, or `nan` within a longer text, is a
     word. If all labels are whole numbers, `1.0` is the label `1`. Lines of a caption are joined by spaces.
 
+    A sample can have several captions: a JSON list in a cell, columns `caption_1`, `caption_2` ..., or rows
+    with captions of the same files and segment, which are merged into one sample (a warning says how many).
+    Rows that differ in labels, fold, split or group are not merged, and another warning counts them.
+
     A folder has one subfolder per class, with sounds and images; a sound and an image with the same name
     form one sample. Links are followed, no folder is entered twice, and a warning counts the ignored files.
     If all subfolders are named like splits (`train`, `test`, `valid` ...), their subfolders are the classes;
@@ -118,6 +122,7 @@ class Table(ListedDataset):
         columns |= {"fold_column": fold_column, "split_column": split_column}
         content = read_folder(path) if path.is_dir() else read_own_table(path, columns, separator)
         self.unused_columns = content.unused_columns
+        notices += content.merged
         if content.ignored:
             notices.append(f"Not read: {content.ignored}.")
         if content.held_out and fold is None and split is None:
@@ -306,7 +311,7 @@ def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> t
         entry = row.entry
         audio = entry.audio if entry.audio and is_there(entry.audio, row.line) else None
         images = tuple(path for path in entry.images if is_there(path, row.line))
-        if audio or images or (entry.text and not entry.audio and not entry.images):
+        if audio or images or (entry.captions and not entry.audio and not entry.images):
             kept.append(row._replace(entry=entry._replace(audio=audio, images=images)))
     if absent and not (skip and kept):
         raise FileNotFoundError(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ignite_trainer.api.batch import Alternatives
 from model.sounds.decoding import Segment
 from utils.datasets.sources.walking import shown
 
@@ -52,12 +53,23 @@ class Sample(NamedTuple):
 
 
 class DescribedSample(NamedTuple):
-    """A sample with a caption or other text; `sample[:3]` are the fields of a `Sample`, or None."""
+    """A sample with a caption or other text; `sample[:3]` are the fields of a `Sample`, or None.
+
+    `text` is a caption, `Alternatives` if there are several captions (training draws one for each epoch), or
+    None.
+    """
 
     audio: Any
     image: Any
     labels: Any
     text: Any
+
+
+def text_of(captions: Sequence[str]) -> str | Alternatives | None:
+    """Return the `text` of a `DescribedSample` with these captions."""
+    if len(captions) > 1:
+        return Alternatives(captions)
+    return captions[0] if captions else None
 
 
 class Listing(NamedTuple):
@@ -70,7 +82,7 @@ class Listing(NamedTuple):
 
     place: str
     labels: Sequence[str] = ()
-    text: str | None = None
+    captions: Sequence[str] = ()
     audio: bool = True
 
 
@@ -84,7 +96,7 @@ class SampleFiles(NamedTuple):
     audio: Path | None
     images: tuple[Path, ...] = ()
     labels: Sequence[str] = ()
-    text: str | None = None
+    captions: Sequence[str] = ()
 
 
 class Entry(NamedTuple):
@@ -93,7 +105,7 @@ class Entry(NamedTuple):
     Attributes:
         audio: sound file, relative to the root of the data set, or absolute.
         images: image files; the frames of a video in temporal order.
-        text: caption.
+        captions: captions, any of which describes the whole sample.
         labels: names of the sample's classes.
         segment: start and end of the segment in the sound file, in seconds; None for the whole file.
         fold: number of the sample's fold.
@@ -102,7 +114,7 @@ class Entry(NamedTuple):
 
     audio: str | None = None
     images: tuple[str, ...] = ()
-    text: str | None = None
+    captions: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     segment: Segment | None = None
     fold: int | None = None
@@ -110,9 +122,9 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name, with the segment as a URL fragment (`#t=10,20`), or else the text."""
+        """File name, with the segment as a URL fragment (`#t=10,20`), or else the first caption."""
         if self.audio is None:
-            return self.images[0] if self.images else self.text or ""
+            return next(iter((*self.images, *self.captions)), "")
         if self.segment is None:
             return self.audio
         begin, end = self.segment
@@ -123,7 +135,7 @@ class Entries:
     """Entries packed into one array, with about 100 bytes per entry, which worker processes share.
 
     Attributes:
-        have_texts: whether any entry has a text.
+        have_texts: whether any entry has a caption.
 
     Raises:
         ValueError: A name is not UTF-8.
@@ -133,9 +145,12 @@ class Entries:
         packed, ends, sources = bytearray(), [0], list[bytes]()
         self.have_texts = False
         for entry in entries:
-            self.have_texts |= entry.text is not None
+            self.have_texts |= bool(entry.captions)
+            # A single caption is not in a list, so that digests equal those of versions without lists.
+            captions = entry.captions if len(entry.captions) > 1 else next(iter(entry.captions), None)
+            fields = entry._replace(captions=captions)  # type: ignore[arg-type]
             try:
-                packed += json.dumps(entry[:-1], ensure_ascii=False, separators=(",", ":")).encode()
+                packed += json.dumps(fields[:-1], ensure_ascii=False, separators=(",", ":")).encode()
                 sources.append((entry.source or "").encode())
             except UnicodeEncodeError as error:
                 raise ValueError(f"The name {shown(entry.name)} is not UTF-8; rename the file.") from error
@@ -153,9 +168,10 @@ class Entries:
     def __getitem__(self, index: int) -> Entry:
         index = range(len(self))[index]  # raises an IndexError
         packed = self._bytes[self._ends[index] : self._ends[index + 1]].tobytes()
-        audio, images, text, labels, segment, fold = json.loads(packed)
+        audio, images, captions, labels, segment, fold = json.loads(packed)
+        several = (captions,) if isinstance(captions, str) else tuple(captions or ())
         source = self._sources[index].decode() or None
-        return Entry(audio, tuple(images), text, tuple(labels), segment and tuple(segment), fold, source)
+        return Entry(audio, tuple(images), several, tuple(labels), segment and tuple(segment), fold, source)
 
     @property
     def sources(self) -> Iterator[str | None]:

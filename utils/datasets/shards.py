@@ -18,7 +18,7 @@ from ignite_trainer.api.streamed import Indices
 from utils.datasets.cached import check_flags, check_sample_rate, fold_numbers
 from utils.datasets.checks import error
 from utils.datasets.listed import FramesWanted, check_frames
-from utils.datasets.sample import DescribedSample, Listing, Sample
+from utils.datasets.sample import DescribedSample, Listing, Sample, text_of
 from utils.shards import decoding
 from utils.shards.manifest import ShardEntry, digest
 from utils.shards.reading import Content, LocalShard, RemoteShard, file_name, find, local_path
@@ -28,7 +28,7 @@ class Shards(Dataset[Sample | DescribedSample]):
     """Samples in tar files in webdataset's format, with a manifest of their contents.
 
     Samples are `(audio, image, labels)`, or `(audio, image, labels, text)` if any sample in the set has a
-    text.
+    caption.
 
     A sample's index is its position in the set, counted through the shards in the order of their addresses.
     Training reads the shards in random order and shuffles each shard's samples in blocks of `block`. Samples
@@ -150,7 +150,8 @@ class Shards(Dataset[Sample | DescribedSample]):
             names = entry.names if entry.examples else []
             for example in entry.examples or ():
                 place = f"{entry.file}: {names[example.position]}"
-                yield Listing(place, example.labels, example.text, audio=example.sound)
+                longest = () if example.text is None else (example.text,)
+                yield Listing(place, example.labels, longest, audio=example.sound)
 
     def record(self, index: int) -> dict[str, str | int]:
         """Return the clip name and the fold of sample `index` in the original data set."""
@@ -220,7 +221,7 @@ class Shards(Dataset[Sample | DescribedSample]):
             frames = decoding.frames(content, place=place if every else "")
             image = frames if frames is None or every else frames[frames.central]
             if self.described:
-                return DescribedSample(audio, image, about.labels, about.text)
+                return DescribedSample(audio, image, about.labels, text_of(about.captions))
             return Sample(audio, image, about.labels)
         except (OSError, ValueError) as error:
             raise ValueError(f"{place}{error}") from error

@@ -1,7 +1,8 @@
 """File format for a data set's embeddings, `features.safetensors`, for probes and notebooks.
 
 ```text
-tensors    <kind>   float32 [N, D]   one tensor per kind of features, such as audio
+tensors    <kind>   float32 [N, D]   one tensor per kind of features, such as audio; [n, D] if there is
+           <kind>.clip   int64 [n]   index of each row's clip, for kinds of which a clip can have several rows
            fold     int64   [N]      if the data set has folds
            target   int64   [N]      index into class_names, if every clip has exactly one label
 metadata   format, kinds, clips, labels, class_names, dataset: strings; all except format and dataset are JSON
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ FILE_NAME = "features.safetensors"
 
 _FORMAT = "features of a data set, 1"
 _RESERVED = ("fold", "target")
+_CLIP = ".clip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,10 @@ class FeatureTable:
     """Features of a data set's N clips, with names, labels and folds.
 
     Attributes:
-        features: features by kind, such as "audio": float32 `[N, D]`; D may differ between kinds.
+        features: features by kind, such as "audio": float32 `[N, D]`; D may differ between kinds. Kinds in
+            `clips_of` have `[n, D]`.
+        clips_of: index of each row's clip, int64 `[n]`, for kinds of which a clip can have any number of
+            rows, such as texts of clips with several captions.
         clips: name of each clip.
         labels: labels of each clip; a clip may have several labels or none.
         class_names: all labels.
@@ -48,6 +53,7 @@ class FeatureTable:
     class_names: tuple[str, ...]
     dataset: str
     folds: NDArray[np.int64] | None = None
+    clips_of: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.features:
@@ -59,13 +65,16 @@ class FeatureTable:
                 raise ValueError(
                     f'"{kind}" is {features.dtype} of shape {list(features.shape)}; expected float32 [N, D]'
                 )
-        lengths = {kind: len(features) for kind, features in self.features.items()}
+        lengths = {kind: len(rows) for kind, rows in self.features.items() if kind not in self.clips_of}
         lengths |= {"clips": len(self.clips), "labels": len(self.labels)}
         if self.folds is not None:
             lengths["fold"] = len(self.folds)
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
             raise ValueError(f"the lengths differ: {counts}")
+        for kind, clips in self.clips_of.items():
+            if len(clips) != len(self.features.get(kind, ())) or not np.isin(clips, range(len(self))).all():
+                raise ValueError(f'the clips of "{kind}" do not belong to its rows')
         unknown = {label for labels in self.labels for label in labels} - set(self.class_names)
         if unknown:
             raise ValueError(f'the label "{min(unknown)}" is not one of the {len(self.class_names)} classes')
@@ -87,6 +96,8 @@ class FeatureTable:
         for name, numbers in (("fold", self.folds), ("target", self.targets)):
             if numbers is not None:
                 tensors[name] = np.ascontiguousarray(numbers, dtype=np.int64)
+        for kind, clips in self.clips_of.items():
+            tensors[f"{kind}{_CLIP}"] = np.ascontiguousarray(clips, dtype=np.int64)
         listed = {
             "kinds": list(self.features),
             "clips": self.clips,
@@ -121,6 +132,7 @@ class FeatureTable:
                 class_names=tuple(listed["class_names"]),
                 dataset=about["dataset"],
                 folds=tensors.get("fold"),
+                clips_of={kind: tensors[kind + _CLIP] for kind in listed["kinds"] if kind + _CLIP in tensors},
             )
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{path} does not exist; the Features evaluation writes it.") from error

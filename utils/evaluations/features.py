@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ignite_trainer.api.batch import field_values, rows_with_field
@@ -36,6 +37,7 @@ class CollectingEvaluation(Evaluation):
         self._indices: list[int] = []
         self._labels: list[tuple[str, ...]] = []
         self._features: dict[str, list[Tensor]] = {}
+        self._counts: dict[str, list[Tensor]] = {}
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:  # noqa: ARG002
         """Collect the features of a batch; raise ValueError if their kinds differ from earlier batches."""
@@ -54,16 +56,34 @@ class CollectingEvaluation(Evaluation):
         self._labels += labels
         for kind, values in features.items():
             self._features.setdefault(kind, []).append(values.detach().float().cpu())
+        for kind, counts in (output.counts or {}).items():
+            self._counts.setdefault(kind, []).append(counts.cpu())
 
     def table(self) -> FeatureTable:
         """Return the features of all batches, in the data set's order."""
         order = np.argsort(self._indices, kind="stable")
+        place = np.argsort(order)  # of each collected sample in the table
+        features = {kind: torch.cat(batches).numpy() for kind, batches in self._features.items()}
+        clips_of = dict[str, NDArray[np.int64]]()
+        for kind, values in features.items():
+            if kind not in self._counts:
+                features[kind] = values[order]
+                continue
+            counts = torch.cat(self._counts[kind]).numpy()
+            owners = place.repeat(counts)  # the clip of each row
+            if counts.max() > 1:
+                rows = np.argsort(owners, kind="stable")
+                features[kind], clips_of[kind] = values[rows], owners[rows]
+            else:
+                features[kind] = np.full((len(order), values.shape[1]), np.nan, np.float32)
+                features[kind][owners] = values
         indices = [self._indices[at] for at in order]
         records = [record(self._dataset, index) for index in indices]
         names = [known.get("clip", index) for known, index in zip(records, indices, strict=True)]
         in_folds = all("fold" in known for known in records)
         return FeatureTable(
-            features={kind: torch.cat(batches).numpy()[order] for kind, batches in self._features.items()},
+            features=features,
+            clips_of=clips_of,
             clips=tuple(map(str, names)),
             labels=tuple(self._labels[at] for at in order),
             class_names=tuple(getattr(self._dataset, "class_names", ())),
@@ -74,6 +94,8 @@ class CollectingEvaluation(Evaluation):
 
 class Features(CollectingEvaluation):
     """Write the task's features to `features.safetensors` (see `utils.evaluations.feature_files`).
+
+    Clips that have several captions have as many rows of text features.
 
     If `Dataset.args.fold` is null, these are the features of the whole data set. The resulting table has the
     numbers of samples and dimensions.

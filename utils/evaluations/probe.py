@@ -36,7 +36,8 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     training folds. Results do not depend on the number of threads.
 
     Args:
-        table: features of a whole data set with folds and one label per clip.
+        table: features of a whole data set with folds and one label per clip; kinds of which a clip can have
+            several rows, such as captions, are left out.
         C: inverse strength of the penalty, above 0.
 
     Returns:
@@ -73,7 +74,7 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     # Several threads would round sums differently, and wait for each other on a busy machine.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # replaced by the warning below
-        for kind in [*table.features, CHANCE]:
+        for kind in [*(kind for kind in table.features if kind not in table.clips_of), CHANCE]:
             features = table.features.get(kind, np.zeros((len(targets), 1)))
             found = cross_validate(
                 chance if kind == CHANCE else probed,

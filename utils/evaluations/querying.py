@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ignite_trainer.api.evaluation import FigureTable
@@ -27,14 +29,17 @@ class Querying(CollectingEvaluation):
     """Rank the items of one modality by queries in another; `retrieval.py` defines the metrics.
 
     Audio and images belong to samples. Texts belong to the task's classes, one text per class (the task's
-    `class_names` and `class_features`), unless the task embeds the samples' texts. A query's positives are
-    the items that share a label with it. Queries without a positive, such as a class without clips, are
-    skipped; the column "queries" counts the other queries. A sample that lacks a modality is neither a query
-    nor an item in this modality, and a modality that all samples lack has no row.
+    `class_names` and `class_features`), unless the task embeds the samples' texts. If samples have captions,
+    each caption is a query and an item. A query's positives are the items that share a label with it, or
+    those of the same sample. Queries without a positive, such as a class without clips, are skipped; the
+    column "queries" counts the other queries. A sample that lacks a modality is neither a query nor an item
+    in this modality, and a modality that all samples lack has no row.
 
     The table has one row per direction, e.g. "audio -> text" if audio queries texts, with the columns P@1,
-    R@k for each k, mAP, and mAP@k for the largest k. It also has the expected values for a random ranking of
-    N items with P positives: "P@1 by chance", P / N, and "R@k by chance", k / N for the smallest k.
+    R@k for each k, mAP, mAP@k for the largest k, and medR. Where a query has several positives, hit@k for
+    each k above 1 says whether any of them is among the first k, which others call R@k. The table also has
+    the expected values for a random ranking of N items with P positives: "P@1 by chance", P / N, and "R@k by
+    chance", k / N for the smallest k.
 
     Args:
         k: ranks, counted from 1.
@@ -126,7 +131,7 @@ class Querying(CollectingEvaluation):
 
     def _sides(self, table: FeatureTable) -> dict[str, _Side]:
         sides = {
-            kind: _with_modality(torch.from_numpy(features), table.labels)
+            kind: _with_modality(torch.from_numpy(features), table.labels, table.clips_of.get(kind))
             for kind, features in table.features.items()
         }
         texts = self._class_features
@@ -166,7 +171,8 @@ class _Side(NamedTuple):
     Attributes:
         features: normalised features, `[N, D]`.
         labels: labels of each query or item.
-        samples: index of each query's or item's sample in the pass, int64 `[N]`; None for class texts.
+        samples: index of each query's or item's sample in the pass, int64 `[N]`, which captions of one sample
+            share; None for class texts.
     """
 
     features: Tensor
@@ -174,7 +180,10 @@ class _Side(NamedTuple):
     samples: Tensor | None
 
 
-def _with_modality(features: Tensor, labels: Sequence[tuple[str, ...]]) -> _Side:
-    """Drop the samples that lack the modality; their rows are NaN."""
+def _with_modality(
+    features: Tensor, labels: Sequence[tuple[str, ...]], clips: NDArray[np.int64] | None
+) -> _Side:
+    """Drop the samples that lack the modality, whose rows are NaN; `clips` has the samples of the rows."""
     present = features.isnan().any(dim=1).logical_not().nonzero().flatten()
-    return _Side(features[present], tuple(labels[row] for row in present.tolist()), present)
+    samples = present if clips is None else torch.from_numpy(clips)[present]
+    return _Side(features[present], tuple(labels[sample] for sample in samples.tolist()), samples)

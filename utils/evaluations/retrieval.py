@@ -9,10 +9,17 @@ R@k      (rel(1) + ... + rel(k)) / P                  recall: fraction of the po
 mAP      sum of prec(i) rel(i) over all i, / P        average precision of the full ranking
 mAP@k    sum of prec(i) rel(i) over i <= k,           average precision of the first k, divided by that
          / min(k, P)                                  of a perfect ranking, so its maximum is 1 too
+hit@k    1 if rel(1) + ... + rel(k) > 0, else 0       whether any positive is among the first k
 ======== ============================================ ================================================
 
 and the result contains their means over the queries that have a positive. Recall is undefined for the other
-queries, which are skipped.
+queries, which are skipped. medR is the median over the queries of the rank of the first positive; of an even
+number of queries, the mean of the middle two.
+
+hit@1 is P@1. With one positive per query, hit@k is R@k, so the result has hit@k only if a query has several
+positives, for k above 1. Papers that rank the captions of a sound call it R@k. The figures of DCASE's
+language-based audio retrieval, R@1, R@5, R@10 and mAP@10 of sounds for a caption, have one positive per query
+and equal those here.
 
 P@1 and R@1 differ if there are several positives: a query's R@1 is its P@1 divided by P, so it cannot exceed
 1 / P. The querying tables in arXiv 2106.13043 list both, and they differ. With one positive per query, they
@@ -21,9 +28,10 @@ agree.
 Ties. Items with equal scores have no order, so each metric is its expected value over all orders of tied
 items, in closed form (McSherry and Najork, "Computing information retrieval performance measures efficiently
 in the presence of tied scores", ECIR 2008). This equals the average over all shuffles of the items before
-sorting. It does not depend on the order of the items or on the sorting algorithm, and a model that returns
-the same embedding for everything scores at chance level, not 1 or 0. Ties are common: in ESC-50, forty clips
-have the same text.
+sorting. A query's rank in medR is the expected rank of its first positive: with n items ranked higher, and p
+positives among the g items that tie at the first positive, n + (g + 1) / (p + 1). The metrics do not depend
+on the order of the items or on the sorting algorithm, and a model that returns the same embedding for
+everything scores at chance level, not 1 or 0. Ties are common: in ESC-50, forty clips have the same text.
 
 Equality. Embeddings, including float64, are rounded to multiples of 2^-26 (1.5e-8, which is below float32's
 error in a sum of 1024 products), and scores are then computed exactly. Equal items therefore tie exactly, and
@@ -33,6 +41,7 @@ the order does not depend on device, threads or chunks.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -119,7 +128,8 @@ def retrieval_metrics(
         k: ranks for R@k, at least 1, possibly above Ni; mAP@k uses the largest rank.
 
     Returns:
-        "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k.
+        "P@1"; "R@k" for each k; "mAP"; "mAP@k" for the largest k; "hit@k" for each k above 1, if a query has
+        several positives; "medR".
 
     Raises:
         ValueError: The embeddings differ in length, are not normalised or do not match `positives` in number;
@@ -146,11 +156,13 @@ def retrieval_metrics(
     harmonic = _harmonic_numbers(len(items))
 
     values: dict[str, list[float]] = {}
+    several = False
     for start in range(0, len(queries), chunk):
         found = [positives.items_of(query) for query in range(start, min(start + chunk, len(queries)))]
         kept = [row for row, row_items in enumerate(found) if len(row_items)]
         if not kept:
             continue
+        several |= any(len(row_items) > 1 for row_items in found)
         exact_queries = round_to_grid(queries[start : start + chunk][kept])
         counts = count_ranks(exact_queries, exact_items, [found[row] for row in kept])
         for name, figures in _figures(counts, k=k, harmonic=harmonic).items():
@@ -162,8 +174,13 @@ def retrieval_metrics(
         )
     counted = len(values["P@1"])
     # fsum is exact, so the order of the queries does not matter either.
-    means = {name: math.fsum(figures) / counted for name, figures in values.items()}
-    return RetrievalResult(means, counted)
+    first_ranks = values.pop("rank of the first")
+    means = {
+        name: math.fsum(figures) / counted
+        for name, figures in values.items()
+        if several or not name.startswith("hit@")
+    }
+    return RetrievalResult({**means, "medR": statistics.median(first_ranks)}, counted)
 
 
 def _figures(counts: RankCounts, *, k: Sequence[int], harmonic: Tensor) -> dict[str, Tensor]:
@@ -183,7 +200,26 @@ def _figures(counts: RankCounts, *, k: Sequence[int], harmonic: Tensor) -> dict[
     figures["mAP"] = _sum_over_positives(precision, counts) / positives
     precision = _precision(near, largest, harmonic)
     figures[f"mAP@{largest}"] = _sum_over_positives(precision, near) / positives.clamp(max=largest)
+    for rank in k:
+        if rank > 1:
+            figures[f"hit@{rank}"] = 1.0 - _probability_of_no_hit(best, rank)
+    figures["rank of the first"] = best.higher + (best.tied + 1).double() / (best.positives_tied + 1)
     return figures
+
+
+def _probability_of_no_hit(best: RankCounts, rank: int) -> Tensor:
+    """Compute the probability that no positive is among the first `rank` places; float64 `[Q]`.
+
+    Of the g items that tie at the first positive, p are positives, and m have places within reach. None of
+    them is a positive with probability C(g-p, m) / C(g, m), the product of (g-p-i) / (g-i) over i < m.
+    """
+    within = _within(best, rank)
+    others = best.tied - best.positives_tied
+    missed = torch.ones(len(within), dtype=torch.float64)
+    for place in range(int(within.max())):
+        factor = (others - place).clamp(min=0).double() / (best.tied - place).clamp(min=1)
+        missed = torch.where(place < within, missed * factor, missed)
+    return missed
 
 
 def _within(counts: RankCounts, rank: int) -> Tensor:

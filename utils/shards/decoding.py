@@ -16,7 +16,7 @@ from utils.shards.manifest import Example, ShardEntry, Summary, choose_examples
 from utils.shards.reading import Content
 
 _TEXTS = ("text", "caption", "captions")
-"""Keys of the text in a json, including img2dataset's; the first key that is present counts."""
+"""Keys of the text or texts in a json, including img2dataset's; the first key that is present counts."""
 _NOT_READ = frozenset({"tag", "tags", "category", "class", "classes", "description", "sentence"})
 """Keys that a table would know, counted as not read."""
 _NUMBERED = re.compile(r"([0-9]+)\.[^.]+")
@@ -27,7 +27,7 @@ class About(NamedTuple):
 
     name: str | None
     labels: list[str]
-    text: str | None
+    captions: list[str]
 
 
 def suffixes(content: Content) -> set[str]:
@@ -63,13 +63,13 @@ def about(content: Content, class_names: list[str]) -> About:
     else:
         number = _text_of(content, "cls")
         labels = [] if number is None else [_class_name(number, class_names)]
-    texts = _texts(description) or [_text_of(content, "txt") or ""]
+    captions = _texts(description) or [text for text in (_text_of(content, "txt"),) if text]
     name = description.get("clip")
     if not isinstance(name, str):
         if not is_empty(name):
             raise ValueError("text and clip in its json must be texts")
         name = None
-    return About(name, labels, texts[0] or None)
+    return About(name, labels, captions)
 
 
 def sound(content: Content) -> str | None:
@@ -88,13 +88,12 @@ def pictures(content: Content) -> list[str]:
 
 
 def unread(content: Content) -> list[str]:
-    """List the ignored parts of a sample: files by suffix, further texts, and entries of its json."""
+    """List the ignored parts of a sample: files by suffix, and entries of its json."""
     description = _json(content)
     described = {_describing(content, kind) for kind in ("json", "txt", "cls")}
     read = {sound(content), *pictures(content), *described}
-    beyond = ["texts beyond the first of a sample"] * (len(_texts(description)) > 1)
     entries = [f"{name} of json" for name in sorted(_NOT_READ & description.keys()) if description[name]]
-    return sorted(suffixes(content) - read) + beyond + entries
+    return sorted(suffixes(content) - read) + entries
 
 
 def audio(content: Content, sample_rate: int, mono: bool | None) -> Waveform | None:
@@ -126,12 +125,13 @@ def summarise(contents: Sequence[Content], class_names: list[str] | None = None,
     names, examples = list[str](), list[Example]()
     for position, content in enumerate(contents):
         try:
-            name, labels, text = about(content, class_names or [])
+            name, labels, captions = about(content, class_names or [])
         except ValueError as error:
             raise ValueError(f"{content['__key__']}: {error}") from error
         names.append(name or content["__key__"])
         has_sound = sound(content) is not None
-        examples.append(Example(position=position, labels=labels, text=text, sound=has_sound))
+        longest = max(captions, key=len, default=None)
+        examples.append(Example(position=position, labels=labels, text=longest, sound=has_sound))
     folds = [_json(content).get("fold") for content in contents]
     same = type(folds[0]) is int and folds.count(folds[0]) == len(folds)
     entry = ShardEntry.from_json(
@@ -170,7 +170,7 @@ def _labels(description: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(description: Mapping[str, Any]) -> list[str]:
-    """Return the texts of a json: a single text, or a list of captions as in LAION-CLAP's shards."""
+    """Return the distinct texts of a json: a single one, or a list of captions as in LAION-CLAP's shards."""
     for name in _TEXTS:
         given = description.get(name)
         several: list[Any] = given if isinstance(given, list) else [given]
@@ -178,7 +178,7 @@ def _texts(description: Mapping[str, Any]) -> list[str]:
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("text and clip in its json must be texts")
         if texts:
-            return texts
+            return list(dict.fromkeys(texts))
     return []
 
 

@@ -50,7 +50,10 @@ _NAMES = TypeAdapter(Annotated[list[Annotated[str, Field(pattern=r"^[^\n]*$")]],
 
 
 class Example(BaseModel):
-    """A sample that stands for its shard when labels and texts are checked before a run."""
+    """A sample that stands for its shard when labels and texts are checked before a run.
+
+    `text` is its longest caption.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from ignite_trainer.api.self_description import record
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
-from utils.datasets.sample import SampleFiles
+from utils.datasets.sample import SampleFiles, text_of
 from utils.datasets.sources.frames import Frames
 from utils.fetching.atomic import whole_file
 from utils.shards.decoding import suffixes, summarise
@@ -125,8 +125,9 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
         sample = dataset[index]
     content: Content = {"__key__": f"{index:09d}"}
     labels: Any
+    text: Any
     if files is not None:
-        labels, text = files.labels, files.text
+        labels, text = files.labels, text_of(files.captions)
         for number, path in enumerate(files.images):
             data = path.read_bytes()
             content[f"{number}.{_picture_kind(str(path), data)}"] = data
@@ -141,7 +142,7 @@ def encode(dataset: Any, index: int, *, audio: Audio) -> Content:
         content[kind] = encode_sound(sample.audio, getattr(dataset, "sample_rate", _OWN_RATE), kind)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ValueError(f"its labels are {labels!r}; a list of names is expected")
-    said = {**about, "clip": sample_name(dataset, index), "labels": list(labels)}
+    said: dict[str, Any] = {**about, "clip": sample_name(dataset, index), "labels": list(labels)}
     if text is not None:
         said["text"] = text
     content["json"] = json.dumps(said, ensure_ascii=False).encode()

@@ -35,13 +35,14 @@ class Contrastive(ContrastiveTask):
 
     The loss of a pair of modalities is the contrastive loss (arXiv 2106.13043, section 3) over the samples
     that have both. The loss of a batch is the mean over its pairs, plus the wavelet-norm penalty if the batch
-    has audio. A sample's text is its description; without a description, its labels are joined with ", " and
-    put into the template. A text too long for the text tower is shortened. The protocol's `Parameters`
-    section decides which towers learn.
+    has audio. A sample's text is its caption; without a caption, its labels are joined with ", " and put into
+    the template. If a sample has several captions, training draws one of them for each epoch, and evaluation
+    embeds them all. A text too long for the text tower is shortened. The protocol's `Parameters` section
+    decides which towers learn.
 
     In evaluation, class scores are computed as in `AudioTextContrastive`, from a sample's audio, or otherwise
     from its image, or from its text. If the data have no classes, a sample's only score is the mean cosine
-    similarity between its modalities.
+    similarity between its modalities, and that of several captions is the mean of theirs.
 
     Args:
         template: prompt template, with `{}` where the labels go. The embeddings of several templates are
@@ -97,8 +98,9 @@ class Contrastive(ContrastiveTask):
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
             if scored and self.class_names and not audioclip.multilabel:
                 yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
-            if "text" in self._modalities and sample.text:
-                yield from text_too_long(sample.place, [sample.text])
+            if "text" in self._modalities and sample.captions:
+                for caption in sample.captions:
+                    yield from text_too_long(sample.place, [caption])
             elif "text" in self._modalities:
                 yield from labels_too_long(sample.place, sample.labels)
 
@@ -108,9 +110,13 @@ class Contrastive(ContrastiveTask):
 
     def example_outputs(self) -> Sequence[StepOutput]:
         """Return example outputs of evaluation steps; without classes they have one score per sample."""
+        outputs = [StepOutput(torch.ones(2), torch.zeros(2, dtype=torch.int64))]
         if self.class_names:
-            return super().example_outputs()
-        return [StepOutput(torch.ones(2), torch.zeros(2, dtype=torch.int64))]
+            outputs = [*super().example_outputs()]
+        return [
+            output._replace(features={name: torch.eye(len(output.y_pred)) for name in self._modalities})
+            for output in outputs
+        ]
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed each modality: normalised, `[n, D]`, with one row per sample that has the modality."""
@@ -131,26 +137,33 @@ class Contrastive(ContrastiveTask):
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and features of all modalities.
 
-        Samples that lack a modality have NaN in its features.
+        Samples that lack a modality have NaN in its features. If samples have a field for captions, the texts
+        have a row for each caption, and are counted.
         """
-        audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
+        audioclip = self.audioclip(model)
+        given = _Given.of(batch, self._modalities, several_captions=True)
         embeddings, _ = self._embed(audioclip, given, evaluate=True)
         like = next(iter(embeddings.values()))
-        features: dict[str, Tensor] = {}
-        for name in (name for name in MODALITIES if name in self._modalities):
-            features[name] = like.new_full((given.samples, like.shape[1]), torch.nan)
-            if name in embeddings:
-                features[name][given.rows[name].to(audioclip.device)] = embeddings[name]
+        features: dict[str, Tensor] = {
+            name: _mean_per_sample(embeddings.get(name, like[:0]), given.rows[name], given.samples)
+            for name in MODALITIES
+            if name in self._modalities
+        }
         stacked = torch.stack(list(features.values()))  # [modalities, B, D]
+        counts: dict[str, Tensor] | None = None
+        if hasattr(batch, "text") and "text" in features:
+            features["text"] = embeddings.get("text", like[:0])
+            texts = torch.bincount(given.rows["text"], minlength=given.samples)
+            counts = {"text": texts.to(audioclip.device)}
         if not self.class_names:
             none = torch.zeros(given.samples, dtype=torch.int64, device=audioclip.device)
-            return StepOutput(_agreement(stacked), none, features=features)
+            return StepOutput(_agreement(stacked), none, features=features, counts=counts)
         first = stacked.isnan().any(dim=2).logical_not().int().argmax(dim=0)  # [B]
         chosen = stacked[first, torch.arange(len(first), device=first.device)]
         targets = self._classes.targets(
             given.labels, multilabel=audioclip.multilabel, device=audioclip.device
         )
-        return StepOutput(self.class_scores(audioclip, chosen), targets, features=features)
+        return StepOutput(self.class_scores(audioclip, chosen), targets, features=features, counts=counts)
 
     def _embed(
         self, model: AudioCLIP, given: _Given, *, evaluate: bool = False
@@ -215,10 +228,11 @@ class _Given(NamedTuple):
 
     Attributes:
         samples: number of samples.
-        rows: indices of the samples that have a modality, by modality, int64 `[n]` on the CPU.
+        rows: indices of the samples that have a modality, by modality, int64 `[n]` on the CPU; a sample with
+            several captions is repeated.
         audio: audio of the samples that have audio, `[n, C, T]` or padded; None without any audio.
         image: images of the samples that have an image, `[n, 3, H, W]`; None without any image.
-        texts: description or list of labels of the samples that have either.
+        texts: captions, or lists of labels of samples without a caption.
         labels: labels of each sample; may be empty.
     """
 
@@ -230,22 +244,36 @@ class _Given(NamedTuple):
     labels: list[Sequence[str]]
 
     @classmethod
-    def of(cls, batch: Any, modalities: frozenset[str]) -> _Given:
-        """Unpack a collated batch of `Sample` or `DescribedSample`."""
+    def of(cls, batch: Any, modalities: frozenset[str], *, several_captions: bool = False) -> _Given:
+        """Unpack a collated batch of `Sample` or `DescribedSample`.
+
+        Raises:
+            ValueError: A sample has several captions, and `several_captions` is false.
+        """
         count = max(map(_reach, batch))
         labels: list[Sequence[str]] = [()] * count
         for row, of_sample in _by_row(batch.labels, count):
             labels[row] = of_sample
-        texts: dict[int, str | Sequence[str]] = {row: names for row, names in enumerate(labels) if names}
-        texts |= dict(_by_row(getattr(batch, "text", None), count))
+        captions = {
+            row: [text] if isinstance(text, str) else list(text)
+            for row, text in _by_row(getattr(batch, "text", None), count)
+        }
+        if not several_captions and (most := max(map(len, captions.values()), default=0)) > 1:
+            raise ValueError(
+                f"A sample has {most} captions, but training takes one. Return them as "
+                "ignite_trainer.api.batch.Alternatives: then one is drawn for each epoch."
+            )
+        texts: list[tuple[int, str | Sequence[str]]] = []
+        for row, names in enumerate(labels):
+            texts += [(row, caption) for caption in captions.get(row, ())] or [(row, names)] * bool(names)
         rows = {name: rows_with_field(getattr(batch, name), count) for name in ("audio", "image")}
-        rows["text"] = torch.tensor(sorted(texts), dtype=torch.int64)
+        rows["text"] = torch.tensor([row for row, _ in texts], dtype=torch.int64)
         return cls(
             count,
             {name: which for name, which in rows.items() if name in modalities},
             field_values(batch.audio) if "audio" in modalities else None,
             field_values(batch.image) if "image" in modalities else None,
-            [texts[row] for row in sorted(texts)] if "text" in modalities else [],
+            [text for _, text in texts] if "text" in modalities else [],
             labels,
         )
 
@@ -282,6 +310,13 @@ def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
     if len(rows) == len(wanted):
         return features
     return features[torch.searchsorted(rows, wanted).to(features.device)]
+
+
+def _mean_per_sample(features: Tensor, rows: Tensor, samples: int) -> Tensor:
+    """Average the features `[n, D]` of each sample; `[samples, D]`, NaN for a sample without any."""
+    total = features.new_zeros((samples, features.shape[1])).index_add_(0, rows.to(features.device), features)
+    counts = torch.bincount(rows, minlength=samples).to(features.device)
+    return total / counts[:, None]
 
 
 def _agreement(features: Tensor) -> Tensor:

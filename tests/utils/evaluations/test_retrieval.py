@@ -54,6 +54,9 @@ def figures_of_ranking(relevant: Sequence[bool], ks: Sequence[int]) -> dict[str,
             if relevant[rank - 1]:
                 precisions += Fraction(sum(relevant[:rank]), rank)
         figures[name] = precisions / min(last, total)
+    for k in ks:
+        figures[f"hit@{k}"] = Fraction(int(any(relevant[:k])))
+    figures["rank"] = Fraction(list(relevant).index(True) + 1)
     return figures
 
 
@@ -80,8 +83,15 @@ def brute_force(problem: Problem) -> RetrievalResult:
         scores = [sum((a * b for a, b in zip(vector, v, strict=True)), Fraction(0)) for v in item_vectors]
         rankings = [figures_of_ranking(order, KS) for order in orders(scores, relevant)]
         of_queries.append({name: mean([ranking[name] for ranking in rankings]) for name in rankings[0]})
+    ranks = sorted(figures.pop("rank") for figures in of_queries)
     values = {name: float(mean([figures[name] for figures in of_queries])) for name in of_queries[0]}
-    return RetrievalResult(values, queries=len(of_queries))
+    assert values.pop("hit@1") == values["P@1"]
+    if all(values[f"hit@{k}"] == values[f"R@{k}"] for k in KS[1:]) and not any(
+        sum(bool(labels & of_item) for of_item in problem.item_labels) > 1 for labels in problem.query_labels
+    ):
+        values = {name: value for name, value in values.items() if not name.startswith("hit@")}
+    middle = (ranks[(len(ranks) - 1) // 2], ranks[len(ranks) // 2])
+    return RetrievalResult({**values, "medR": float(mean(middle))}, queries=len(of_queries))
 
 
 def mean(values: Sequence[Fraction]) -> Fraction:
@@ -208,7 +218,7 @@ def ranked(*relevant: int) -> tuple[Tensor, Tensor, PositivePairs]:
 
 def test_one_ranking_by_hand() -> None:
     found = retrieval_metrics(*ranked(1, 0, 1, 0, 0, 1)).values
-    assert list(found) == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10"]
+    assert list(found) == ["P@1", "R@1", "R@5", "R@10", "mAP", "mAP@10", "hit@5", "hit@10", "medR"]
     assert found["P@1"] == 1
     assert found["R@1"] == pytest.approx(1 / 3)  # one of three positives: here, P@1 and R@1 differ
     assert found["R@5"] == pytest.approx(2 / 3)
@@ -242,6 +252,9 @@ def test_a_tie_by_hand() -> None:
     two_and_three, two_and_four, three_and_four = 1 / 2 + 2 / 3, 1 / 2 + 2 / 4, 1 / 3 + 2 / 4
     assert found["mAP"] == pytest.approx((two_and_three + two_and_four + three_and_four) / 3 / 2)
     assert found["mAP@3"] == pytest.approx((two_and_three + 1 / 2 + 1 / 3) / 3 / 2)
+    assert found["hit@2"] == pytest.approx(2 / 3)
+    assert found["hit@3"] == 1
+    assert found["medR"] == pytest.approx((2 + 2 + 3) / 3)
 
 
 def test_a_model_with_identical_embeddings_scores_like_chance() -> None:
@@ -250,6 +263,7 @@ def test_a_model_with_identical_embeddings_scores_like_chance() -> None:
     assert found["P@1"] == pytest.approx(1 / 40)
     assert found["R@10"] == pytest.approx(10 / 40)
     assert found["mAP"] == pytest.approx(sum(1 / rank for rank in range(1, 41)) / 40)
+    assert found["medR"] == (1 + 40) / 2
 
 
 def test_a_perfect_model_scores_exactly_1_despite_equal_texts() -> None:

@@ -141,8 +141,9 @@ def test_samples_of_shards_are_checked_from_the_manifest(
 
 
 def test_the_longest_text_of_a_shard_is_named_before_a_run(single: AudioCLIP, tmp_path: Path) -> None:
-    rows = ["file\ttext", *(f"a.wav\t{'dog ' * words}" for words in (3, 11, 10))]
-    soundfile.write(tmp_path / "a.wav", np.full(4410, 999, np.int16), 44100)
+    rows = ["file\ttext", *(f"{words}.wav\t{'dog ' * words}" for words in (3, 11, 10))]
+    for words in (3, 11, 10):
+        soundfile.write(tmp_path / f"{words}.wav", np.full(4410, 999, np.int16), 44100)
     (tmp_path / "own.tsv").write_text("\n".join(rows) + "\n")
     make({None: Table(tmp_path / "own.tsv", cache=False)}, tmp_path / "set", Options(seed=None), made_from={})
     manifest = tmp_path / "set/manifest.jsonl"

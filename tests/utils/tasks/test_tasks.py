@@ -78,7 +78,7 @@ def test_class_scores_are_the_softmax_of_scaled_cosines(model: AudioCLIP) -> Non
     task = prepared(model, AudioTextContrastive("the sound of {}"), clips)
     with torch.inference_mode():
         task.start_evaluation(model)
-        scores, targets, loss, _ = task.evaluation_step(model, batch_of(clips))
+        scores, targets, loss, *_ = task.evaluation_step(model, batch_of(clips))
         audio = normalised(model.encode_audio(torch.from_numpy(clips.audio)))
         text = normalised(model.encode_text([f"the sound of {label}" for label in LABELS]))
     expected = torch.softmax(100.0 * audio @ text.T, dim=-1)

@@ -204,6 +204,41 @@ def test_a_sample_is_scored_by_its_first_modality(audioclip: AudioCLIP) -> None:
     assert output.y.tolist()[1] == [0, 1, 1, 0]
 
 
+def test_every_caption_is_embedded_in_evaluation(audioclip: AudioCLIP) -> None:
+    captions = [["dog", "a dog"], "rain", ["wind", "a wind", "siren"]]
+    batch = DescribedSample(
+        sounds(), None, [["siren"], *[[]] * 5], PartialBatch(torch.tensor([1, 2, 4]), captions)
+    )
+    with torch.inference_mode():
+        output = Contrastive(modalities=["audio", "text"]).evaluation_step(audioclip, batch)
+    texts = ["siren", "dog", "a dog", "rain", "wind", "a wind", "siren"]  # the label of the first sample
+    expected = nn.functional.normalize(audioclip.encode_text(texts), dim=-1)
+    assert output.features is not None
+    assert output.counts is not None
+    assert output.counts["text"].tolist() == [1, 2, 1, 0, 3, 0]
+    torch.testing.assert_close(output.features["text"], expected, rtol=0, atol=1e-12)
+    cosines = embedded(audioclip, ["x"] * 6)["audio"] @ expected.T
+    means = [
+        cosines[0, 0],
+        cosines[1, 1:3].mean(),
+        cosines[2, 3],
+        torch.nan,
+        cosines[4, 4:].mean(),
+        torch.nan,
+    ]
+    assert output.y_pred.tolist() == pytest.approx(
+        [float(torch.as_tensor(mean).detach()) for mean in means], abs=1e-12, nan_ok=True
+    )
+
+
+def test_training_refuses_several_captions_that_are_not_drawn_from(audioclip: AudioCLIP) -> None:
+    batch = DescribedSample(sounds(), None, [[]] * 6, [["rain", "a rain"], *["dog"] * 5])
+    with pytest.raises(
+        ValueError, match=r"^A sample has 2 captions, but training takes one\. Return them as"
+    ):
+        Contrastive().training_step(audioclip, batch)
+
+
 def test_without_classes_the_score_is_the_mean_cosine_of_modalities(audioclip: AudioCLIP) -> None:
     batch = DescribedSample(
         sounds(), partial(pictures(), 0, 1), None, PartialBatch(torch.tensor([0]), ["rain"])

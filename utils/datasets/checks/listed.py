@@ -97,7 +97,7 @@ def _left_out(splits: Sequence[ListedDataset], absent: Severity) -> Iterator[Fin
         if dataset.skipped_notice is not None and not dataset.absent:
             yield warning("Part of the data set is missing.", dataset.skipped_notice)
         if dataset.ignored_notice is not None:
-            yield warning("Part of the folder or the arguments is not used.", dataset.ignored_notice)
+            yield warning("Not everything is used as it is listed.", dataset.ignored_notice)
     remedy = "Download it, or remove it from the data set; --Dataset.args.missing skip ignores such files."
     for path in dict.fromkeys(path for dataset in splits for path in dataset.absent):
         yield Finding(severity=absent, what="The file is missing.", where=path, remedy=remedy)

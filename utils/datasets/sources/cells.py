@@ -28,6 +28,7 @@ _LINE_BREAK = re.compile("\\s*[\t\n\v\f\r\x85\u2028\u2029]\\s*")
 _LIKE_A_LIST = re.compile(
     r"""\s*(\[\s*(['"]|[^\]]*$|.*,.*\]\s*$|nan\s*\])|[({]\s*(['"]).*\3\s*,?\s*[)}]\s*$)""", re.DOTALL
 )
+_QUOTED_LIST = re.compile(r"""\s*\[\s*['"]""")
 _LONGEST_TEXT = 5_000  # characters
 _LONGEST_NAME = 255  # bytes, the limit of file systems
 _MOST_VALUES = 1_000  # maximum length of a list
@@ -82,10 +83,23 @@ class Record:
             self.fail(column, "True or False")
         return word == "true"
 
-    def caption(self, column: str | None) -> str | None:
-        """Return text whose lines are joined by spaces; None for an empty cell."""
+    def captions(self, column: str | None) -> tuple[str, ...]:
+        """Return distinct captions from a text or a list of texts (in CSV as JSON or Python writes it).
+
+        Lines of a caption are joined by spaces. Text such as `[laughter]` or `[1, 2]` is not a list.
+        """
         value = self._value(column)
-        return self._text(column, one_line(value) if isinstance(value, str) else value) or None
+        if isinstance(value, str) and value.lstrip().startswith(("[", "(")):
+            listed = _list_of(value.strip())
+            if listed is None and _QUOTED_LIST.match(value):
+                self.fail(column, 'a text, or a JSON list of captions such as ["a dog barks", "barking"],')
+            if listed and all(isinstance(caption, str) for caption in listed):
+                value = listed
+        captions = value if isinstance(value, list) else [value]
+        if len(captions) > _MOST_VALUES:
+            self.fail(column, f"a list of at most {_MOST_VALUES:,} captions")
+        texts = (self._text(column, one_line(text) if isinstance(text, str) else text) for text in captions)
+        return tuple(dict.fromkeys(text for text in texts if text))
 
     def texts(self, column: str | None, separator: str | None = None) -> tuple[str, ...]:
         """Return distinct texts from a list (in CSV as JSON or Python writes it), separated text or one text.

@@ -76,7 +76,7 @@ def test_a_run_and_the_check_report_files_that_are_not_read(
     assert caplog.messages == [said]
     inspection = Table.inspect_data(table=str(tmp_path), sample_rate=RATE)
     assert [(one.severity, one.what, one.where) for one in inspection.findings] == [
-        ("warning", "Part of the folder or the arguments is not used.", said)
+        ("warning", "Not everything is used as it is listed.", said)
     ]
 
 

@@ -117,7 +117,7 @@ def test_format_characters_are_kept(folder: Path, text: str) -> None:
     assert labels(write(folder / "own.csv", [text])) == [[text]]
     assert labels(write(folder / "own.jsonl", [[text, "b"]])) == [[text, "b"]]
     table = write(folder / "own.csv", [text], column="caption")
-    assert Table(table, RATE).entries[0].text == text
+    assert Table(table, RATE).entries[0].captions == (text,)
 
 
 def test_a_file_may_be_named_with_a_joiner(folder: Path) -> None:
@@ -142,7 +142,10 @@ def test_joiners_stay_in_messages(folder: Path) -> None:
 
 def test_lines_of_a_caption_are_joined(folder: Path) -> None:
     (folder / "own.csv").write_text('file,caption\n0.wav,"a dog\r\n  barks\n"\n1.wav,a  sea\n', newline="")
-    assert [entry.text for entry in Table(folder / "own.csv", RATE).entries] == ["a dog barks", "a  sea"]
+    assert [entry.captions for entry in Table(folder / "own.csv", RATE).entries] == [
+        ("a dog barks",),
+        ("a  sea",),
+    ]
 
 
 def test_a_quote_that_is_not_closed_does_not_swallow_rows(folder: Path) -> None:

@@ -303,7 +303,7 @@ def test_segments_are_compared_between_splits(folder: Path) -> None:
 
 
 def in_folds(parts: Iterable[tuple[float, float, int]]) -> list[tuple[str, Entry]]:
-    return [("", Entry("a.wav", (), None, ("x",), (begin, end), fold)) for begin, end, fold in parts]
+    return [("", Entry("a.wav", (), (), ("x",), (begin, end), fold)) for begin, end, fold in parts]
 
 
 def test_comparing_segments_finds_the_same_as_comparing_all_pairs() -> None:
