@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from tests.miniatures import FSD50K_NAMES, write_fsd50k
+from tests.miniatures import FSD50K_NAMES, VGGSOUND_NAMES, write_fsd50k, write_vggsound
 from tests.system.conftest import ROOT, Command
 
 SMALL = {
@@ -71,3 +71,22 @@ def test_fsd50k_is_scored_by_class_names_on_the_eval_clips_alone(command: Comman
     assert set(result["evaluations"]["querying"]) == {"audio -> text", "text -> audio"}
     table = (tmp_path / "results/table.md").read_text()
     assert "part of FSD50K" in table and "mAP" in table
+
+
+def test_vggsound_is_scored_by_class_names_on_the_test_clips_alone(command: Command, tmp_path: Path) -> None:
+    root = write_vggsound(tmp_path / "VGGSound", test=10)
+    for number in range(6):
+        (root / f"audio/{number:011d}_000030.wav").unlink()
+    result, folder = run(command, "vggsound-zeroshot", root, tmp_path / "results")
+    assert result["dataset"] == "part of VGGSound (10 of 15,496 test clips)"
+    assert (result["setting"], result["metric"], result["multilabel"]) == ("zero-shot", "Val. Acc.", False)
+    scores, targets = read_scores(folder, VGGSOUND_NAMES)
+    assert targets.sum(axis=0).tolist() == [2] * 5
+    area = roc_auc_score(targets, scores, average="macro")
+    expected = {
+        "Val. Acc.": (scores.argmax(axis=1) == targets.argmax(axis=1)).mean(),
+        "mAP": average_precision_score(targets, scores, average="macro"),
+        "AUC": area,
+        "d'": math.sqrt(2) * norm.ppf(area),
+    }
+    assert {name: result["last"][name] for name in expected} == pytest.approx(expected, abs=1e-5)

@@ -10,6 +10,7 @@ from utils.datasets.own_data import Table
 from utils.datasets.sample import Clip, Sample
 from utils.datasets.shards import Shards
 from utils.datasets.us8k import UrbanSound8K
+from utils.datasets.vggsound import VGGSound
 
 __all__ = [
     "ESC50",
@@ -23,4 +24,5 @@ __all__ = [
     "Shards",
     "Table",
     "UrbanSound8K",
+    "VGGSound",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from model.audio_input import Waveform
@@ -172,3 +175,27 @@ def validation_folds(
             f"validation_fold is {fold!r} and fold {list(held_out)}; no fold is left to train on."
         )
     return tuple(sorted(set(numbers)))
+
+
+def checked_share(name: str, share: Any) -> float:
+    """Return a share as a float; raise ValueError unless it is a number between 0 and 1."""
+    if type(share) not in (int, float) or not 0 < share < 1:
+        raise ValueError(f"{name} is {share!r}; a number between 0 and 1 is expected.")
+    return float(share)
+
+
+def share_of(groups: Sequence[str], share: float, salt: str = "") -> NDArray[np.bool_]:
+    """Return the mask of a share of the groups, with at least one group in it and one outside.
+
+    Different salts choose independently of each other.
+    """
+    positions = {group: _position(salt + group) for group in groups}
+    ranked = sorted(positions, key=positions.__getitem__)
+    count = sum(position < share for position in positions.values())
+    chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
+    return np.array([group in chosen for group in groups])
+
+
+def _position(group: str) -> float:
+    """Hash a text to a number in 0..1 that does not depend on other rows."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Inspection, Severity
-from utils.datasets.cached import as_list, validation_folds
+from utils.datasets.cached import as_list, checked_share, share_of, validation_folds
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries
@@ -202,8 +201,8 @@ class Table(ListedDataset):
         else:
             rest = [row.group for row, out in zip(rows, held_out, strict=True) if not out]
             mask = np.zeros(len(rows), np.bool_)
-            share = _checked_share("validation_share", wanted["share"])
-            mask[~held_out] = _share_of(rest, share, salt="validation: ")
+            share = checked_share("validation_share", wanted["share"])
+            mask[~held_out] = share_of(rest, share, salt="validation: ")
         if (mask & held_out).any():
             raise ValueError(f"{given[0]} and the held-out rows overlap; choose other values.")
         if (mask | held_out).all():
@@ -230,7 +229,7 @@ def _held_out(
         return mask, f", held out: {', '.join(wanted)}", _without("split", splits, rows)
     if share is None:  # for example in a `--check` of all folds
         return None, "", _without("fold", folds, rows) if any(number is not None for number in folds) else []
-    mask = _share_of([row.group for row in rows], _checked_share("share", share))
+    mask = share_of([row.group for row in rows], checked_share("share", share))
     return _both_parts(mask, table), f", held out: {share:g} of the groups by hash", []
 
 
@@ -265,29 +264,6 @@ def _without(name: str, values: Sequence[object], rows: Sequence[Row]) -> list[s
         return []
     count = f"{len(empty)} of {len(rows)} rows"
     return [f"{count} have no {name}; they are used for training (first: line {empty[0]})."]
-
-
-def _checked_share(name: str, share: Any) -> float:
-    if type(share) not in (int, float) or not 0 < share < 1:
-        raise ValueError(f"{name} is {share!r}; a number between 0 and 1 is expected.")
-    return float(share)
-
-
-def _share_of(groups: Sequence[str], share: float, salt: str = "") -> NDArray[np.bool_]:
-    """Return the mask of a share of the groups, with at least one group in it and one outside.
-
-    Different salts choose independently of each other.
-    """
-    positions = {group: _position(salt + group) for group in groups}
-    ranked = sorted(positions, key=positions.__getitem__)
-    count = sum(position < share for position in positions.values())
-    chosen = set(ranked[: min(max(count, 1), len(ranked) - 1)])
-    return np.array([group in chosen for group in groups])
-
-
-def _position(group: str) -> float:
-    """Hash a text to a number in 0..1 that does not depend on other rows."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:6], "big") / 2**48
 
 
 def _with_files(rows: Iterable[Row], root: Path, *, table: str, skip: bool) -> tuple[list[Row], list[str]]:

@@ -179,6 +179,14 @@ def test_videos_and_other_parts_are_reported(root: Path) -> None:
     assert "ffmpeg -i YTID.mp4 -ac 1 -ar 44100 audio/YTID.flac" in notice
 
 
+def test_a_start_in_seconds_is_not_mistaken_for_milliseconds(root: Path) -> None:
+    sound(root / "--4gqARaEJE_30_40.wav", 1)  # the segment starts at 0
+    sound(root / "--BfvyPmVMo_20000_30000.wav", 2)
+    data = AudioSet(root, RATE)
+    assert [entry.audio for entry in data.entries] == ["--BfvyPmVMo_20000_30000.wav"]
+    assert "such as --4gqARaEJE_30_40.wav" in str(data.skipped_notice)
+
+
 def test_segments_are_read_from_complete_videos(root: Path) -> None:
     path = root / "--BfvyPmVMo.wav"
     soundfile.write(path, np.repeat(np.arange(40), RATE).astype(np.int16), RATE)

@@ -1,4 +1,4 @@
-"""Reads AudioSet's official tables, and finds the segments' files by name in any folders.
+"""Reads AudioSet's official tables, and finds the files of videos' segments by name in any folders.
 
 | files                | names (`Y` may precede the identifier, times are in seconds or ms)               |
 |----------------------|----------------------------------------------------------------------------------|
@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -33,9 +33,10 @@ ONTOLOGY = "ontology.json"
 
 _COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
 _FOLDERS = (".", "csv", "meta", "metadata", "segments")
-_VIDEO = r"[A-Za-z0-9_-]{11}"  # YouTube identifier
+VIDEO = r"[A-Za-z0-9_-]{11}"
+"""Regular expression for a YouTube identifier."""
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
-_NAME = re.compile(f"Y?({_VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
+_NAME = re.compile(f"Y?({VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -63,6 +64,21 @@ class Media:
     pictures: dict[str, list[str]] = field(default_factory=dict)
     videos: set[str] = field(default_factory=set)
     other_parts: list[str] = field(default_factory=list)
+
+
+class Sounds(NamedTuple):
+    """The sounds found for some segments, of which a video may have several.
+
+    Attributes:
+        paths: path of the sound, relative to the folder, with `/`, by video and start in seconds; the first
+            path if there are several.
+        videos: videos that have a file in an unsupported format.
+        other_parts: files that contain another part of their video, or do not say which of its segments.
+    """
+
+    paths: dict[tuple[str, float], str]
+    videos: set[str]
+    other_parts: list[str]
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -114,7 +130,7 @@ def read_segments(table: Path, names: Mapping[str, str]) -> Iterator[VideoSegmen
         ValueError: A value is invalid or a video is repeated; the message names file and line.
     """
     refuse_no_table(table)
-    is_video = re.compile(_VIDEO).fullmatch
+    is_video = re.compile(VIDEO).fullmatch
     seen: set[str] = set()
     left_out = lines_left_out(table)
     with open_lines(table) as lines:
@@ -144,7 +160,7 @@ def _refuse(table: Path, line: int, values: Sequence[str], names: Mapping[str, s
             'a line is `YTID, start_seconds, end_seconds, "mid,mid"`.',
         )
     record = Record(table, line, dict(zip(_COLUMNS, values, strict=True)))
-    if not re.fullmatch(_VIDEO, values[0]):
+    if not re.fullmatch(VIDEO, values[0]):
         record.fail("YTID", "a YouTube identifier of 11 characters")
     begin, end = record.number("start_seconds"), record.number("end_seconds")
     if begin is None or end is None or end <= begin:
@@ -215,7 +231,30 @@ def find_media(root: Path, begins: Mapping[str, float], modalities: Collection[s
     return media
 
 
-def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[float]]:
+def find_sounds(root: Path, begins: Mapping[str, Sequence[float]]) -> Sounds:
+    """Find the sounds of segments in a folder and its subfolders.
+
+    `begins` has the starts of the wanted segments, in seconds, by video.
+    """
+    sounds = Sounds({}, set(), [])
+    for folder, file in files_below(root):
+        stem, _, suffix = file.rpartition(".")
+        video, numbers = _video(stem, begins)
+        if video and f".{suffix.lower()}" in AUDIO_SUFFIXES and len(numbers) <= 2:
+            own = begins[video]
+            found = [begin for begin in own if not numbers or _starts_at(numbers[0], begin)]
+            if len(found) > 1 and numbers:
+                found = [min(found, key=lambda begin: abs(begin - numbers[0]))]
+            if len(found) == 1:
+                sounds.paths.setdefault((video, found[0]), f"{folder}{file}")
+            else:
+                sounds.other_parts.append(f"{folder}{file}")
+        elif video and f".{suffix.lower()}" in UNDECODED_AUDIO_SUFFIXES:
+            sounds.videos.add(video)
+    return sounds
+
+
+def _video(name: str, begins: Container[str]) -> tuple[str | None, list[float]]:
     """Return the video in a file name (None if it is not wanted) and the numbers that follow it."""
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in begins:
@@ -225,10 +264,15 @@ def _video(name: str, begins: Mapping[str, float]) -> tuple[str | None, list[flo
 
 def _is_part(times: list[float], begin: float, path: str, media: Media) -> bool:
     """Return whether the times in a file name match the start of its segment, or are absent."""
-    if all(abs(time - begin) < 1 or abs(time / 1000 - begin) < 1 for time in times):
+    if all(_starts_at(time, begin) for time in times):
         return True
     media.other_parts.append(path)
     return False
+
+
+def _starts_at(time: float, begin: float) -> bool:
+    """Return whether a time in a file name is a segment's start; from 1000 on, it may be in milliseconds."""
+    return abs(time - begin) < 1 or (time >= 1000 and abs(time / 1000 - begin) < 1)
 
 
 def _by_number(path: str) -> list[tuple[int, str]]:

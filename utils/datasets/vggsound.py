@@ -1,0 +1,187 @@
+"""VGGSound (Chen et al., "VGGSound: A Large-scale Audio-Visual Dataset", ICASSP 2020): its sounds."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ignite_trainer.api.findings import Inspection
+from utils.datasets.cached import check_flags, checked_share, share_of
+from utils.datasets.checks.listed import inspect_listed
+from utils.datasets.listed import ListedDataset
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
+from utils.datasets.sources.audioset_files import VIDEO, Sounds, find_sounds
+from utils.datasets.sources.cells import Place, Record, RowError, shortlist
+from utils.datasets.sources.tables import lines_left_out, open_lines, refuse_no_table
+
+PUBLISHED = {TRAIN: 183_971, TEST: 15_496}
+"""Number of clips, by split."""
+CLASSES = 309
+
+_TABLE = "vggsound.csv"
+_COLUMNS = ("youtube_id", "start_seconds", "label", "split")
+_EXTRACT = "`ffmpeg -ss START -t 10 -i YTID.mp4 -ac 1 -ar 44100 audio/YTID_START.flac`"
+
+
+class VGGSound(ListedDataset):
+    """The downloaded part of VGGSound: clips of 10 s from YouTube with one of 309 labels; test is held out.
+
+    Sounds may be in any folders. They are found by video and start, as in `YTID_000030.wav` and
+    `YTID_30_40.flac` (see `sources/audioset_files.py`); `YTID.wav` is enough if the table lists one clip of
+    the video. Clips without a file are skipped; `prepare` reports how many. The other arguments are
+    `utils.datasets.listed.ListedDataset`'s.
+
+    Args:
+        root: folder that contains `vggsound.csv`, whose lines are `youtube_id,start_seconds,label,split`.
+        train: split to use: True for the training clips, False for the test clips.
+        media: folder with the sounds; None for the root.
+        validation_share: fraction of the training videos whose clips choose the best epoch, instead of being
+            trained on, 0..1, chosen by a hash of the videos' identifiers. None for no validation.
+        whole: whether both splits are the whole data set, of which a linear probe chooses its parts.
+
+    Raises:
+        FileNotFoundError: The table is missing, or all sounds are.
+        ValueError: An argument or the table is invalid.
+    """
+
+    title: ClassVar[str] = "VGGSound"
+    to_hold_out: ClassVar[str] = 'the test clips with "whole": false'
+
+    def __init__(
+        self,
+        root: str | Path,
+        sample_rate: int = 44100,
+        *,
+        train: bool = True,
+        media: str | Path | None = None,
+        validation_share: float | None = None,
+        whole: bool = False,
+        mono: bool | None = True,
+        cache: str | Path | bool | None = None,
+        progress: bool = True,
+    ) -> None:
+        check_flags(train=train, whole=whole)
+        share = None if validation_share is None else checked_share("validation_share", validation_share)
+        table = Path(root).expanduser() / _TABLE
+        if not table.is_file():
+            raise FileNotFoundError(
+                f"root is {root}, which has no {_TABLE}. Put the table of VGGSound there "
+                "(robots.ox.ac.uk/~vgg/data/vggsound), or name its folder with --Dataset.args.root FOLDER."
+            )
+        folder = table.parent if media is None else Path(media).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"media is {folder}, which is not a folder.")
+        rows = list(_read(table))
+        names = _class_names(table, rows)
+        used = [TRAIN, TEST] if whole else [TRAIN if train else TEST]
+        listed = [row for row in rows if row.split in used]
+        begins: dict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            begins[row.video].append(row.begin)
+        sounds = find_sounds(folder, begins)
+        clips = [row for row in listed if (row.video, row.begin) in sounds.paths]
+        published = sum(PUBLISHED[split] for split in used)
+        which = " and ".join(used)
+        counted = (
+            f"{table.name}: {published:,} {which} clips published, {len(listed):,} listed, "
+            f"{len(clips):,} with a sound.{_unused(sounds)}"
+        )
+        if not clips:
+            raise FileNotFoundError(
+                f"{folder} has no sound of these clips, named such as YTID_000030.wav or YTID_30_40.flac. "
+                f"{counted}"
+            )
+        incomplete = len(clips) < max(len(listed), published)
+        self.results_name = f"VGGSound, {which}" if whole else "VGGSound"
+        if incomplete:
+            self.results_name = f"part of VGGSound ({len(clips):,} of {published:,} {which} clips)"
+        self.held_out_splits = () if whole else (TEST,)
+        splits = np.array([row.split for row in clips], dtype=f"<U{len(VALIDATION)}")
+        if share is not None and TRAIN in used:
+            trained = np.flatnonzero(splits == TRAIN)
+            chosen = share_of([clips[row].video for row in trained], share, salt="validation: ")
+            splits[trained[chosen]] = VALIDATION
+        super().__init__(
+            folder,
+            Entries(Entry(sounds.paths[row.video, row.begin], labels=(row.label,)) for row in clips),
+            None,
+            train=train,
+            validation=None if share is None or whole else splits == VALIDATION,
+            splits=splits,
+            class_names=names,
+            sample_rate=sample_rate,
+            mono=mono,
+            cache=cache,
+            progress=progress,
+        )
+        if (incomplete or sounds.other_parts) and (train or not whole):  # once if both splits are the same
+            self.skipped_notice = counted
+
+    @classmethod
+    def inspect_data(cls, **args: Any) -> Inspection:
+        """Check the table and the files for `--check`; takes the constructor's arguments."""
+        return inspect_listed(cls, args)
+
+
+class _Row(NamedTuple):
+    video: str
+    begin: float  # seconds
+    label: str
+    split: str
+
+
+def _read(table: Path) -> Iterator[_Row]:
+    """Read the table, which has no header; an error names the line."""
+    refuse_no_table(table)
+    seen = set[tuple[str, float]]()
+    left_out = lines_left_out(table)
+    with open_lines(table) as lines:
+        for values in (reader := csv.reader(lines)):
+            if not values or reader.line_num in left_out:
+                continue
+            if len(values) != len(_COLUMNS):
+                remedy = (
+                    "a line is `youtube_id,start_seconds,label,split`; put a label with commas into quotes."
+                )
+                raise RowError(Place(table, reader.line_num), f"{len(values)} values", remedy)
+            record = Record(table, reader.line_num, dict(zip(_COLUMNS, values, strict=True)))
+            video, begin = record.required("youtube_id"), record.required_number("start_seconds")
+            if not re.fullmatch(VIDEO, video, re.ASCII):
+                record.fail("youtube_id", "a YouTube identifier of 11 characters")
+            if (video, begin) in seen:
+                record.fail("start_seconds", f"a clip of {video} that no earlier line has")
+            seen.add((video, begin))
+            label, split = record.required("label"), record.required("split")
+            if split not in PUBLISHED:
+                record.fail("split", '"train" or "test"')
+            yield _Row(video, begin, label, split)
+
+
+def _class_names(table: Path, rows: Sequence[_Row]) -> list[str]:
+    """Return the labels of all rows, sorted; raise ValueError if there are more than VGGSound has."""
+    counts = Counter(row.label for row in rows)
+    if len(counts) > CLASSES:
+        rare = [f"{name} ({count})" for name, count in counts.most_common()[CLASSES:]]
+        raise ValueError(
+            f"{table} has {len(counts)} labels; VGGSound has {CLASSES}. The rarest are {shortlist(rare)}."
+        )
+    return sorted(counts)
+
+
+def _unused(sounds: Sounds) -> str:
+    """Describe the unusable files."""
+    text = ""
+    if sounds.other_parts:
+        text += (
+            f" {len(sounds.other_parts):,} files hold another part of their video, or do not say which, such "
+            f"as {sounds.other_parts[0]}."
+        )
+    if only_videos := len(sounds.videos - {video for video, _ in sounds.paths}):
+        text += f" {only_videos:,} videos are not decoded here; extract sounds by {_EXTRACT}."
+    return text
