@@ -11,6 +11,9 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
     dataset.sources()        iterator over the recording that each sample comes from, such as
                              "freesound:100032", or None. A run warns if training and evaluation share one
+    dataset.sources_remedy   advice for messages about recordings that training and evaluation share
+    dataset.excluded         number of training samples that an argument leaves out because of their
+                             recordings, by the list that names these
     dataset.listing(index)   facts about a sample; its attribute `place` names the sample in messages
     dataset.look_at(index)   a sample, read without the slow work of `prepare`, for checks before a run. If a
                              data set has `prepare` but no `look_at`, `--check` reads no samples, and a run
@@ -27,7 +30,7 @@ Training does not need these attributes, but they improve reports, tables and pr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,28 @@ def hold_nothing_out(train: Any, test: Any) -> bool | None:
 def to_hold_out(dataset: Any) -> str:
     """Return the names of the arguments that select the held-out samples, for messages."""
     return str(getattr(dataset, "to_hold_out", "a fold"))
+
+
+def sources(dataset: Any) -> Iterator[str | None]:
+    """Return the recording that each sample comes from; nothing if the data set does not know recordings."""
+    found = getattr(dataset, "sources", None)
+    return iter(found()) if callable(found) else iter(())
+
+
+def sources_remedy(dataset: Any) -> str:
+    """Return advice about recordings that training and evaluation share."""
+    return str(getattr(dataset, "sources_remedy", "Hold all samples of a recording out together."))
+
+
+def excluded(dataset: Any) -> dict[str, int]:
+    """Return the number of training samples left out, by the list that names their recordings."""
+    return dict(getattr(dataset, "excluded", {}))
+
+
+def place(dataset: Any, index: int) -> str:
+    """Return the place where the sample at `index` is listed, or its name."""
+    describe = getattr(dataset, "listing", None)
+    return str(describe(index).place) if callable(describe) else sample_name(dataset, index)
 
 
 def record(dataset: Any, index: int) -> Mapping[str, str | int]:

@@ -48,6 +48,8 @@ class RunRecord(BaseModel):
         dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
         samples: number of samples in each split.
+        excluded: number of training samples left out because of their recordings, by the list that names
+            these.
         digest: digest of the evaluated split; "" if unknown.
         held_out: numbers of the held-out folds.
         held_out_splits: names of the held-out splits, for data sets without folds.
@@ -82,6 +84,7 @@ class RunRecord(BaseModel):
     dataset: str
     whole_name: str = ""
     samples: dict[str, int]
+    excluded: dict[str, int] = {}
     digest: str = ""
     held_out: tuple[int, ...]
     held_out_splits: tuple[str, ...] = ()
@@ -131,6 +134,7 @@ class RunRecord(BaseModel):
             dataset=self_description.results_name(test),
             whole_name=self_description.whole_name(test),
             samples={"train": len(train), "test": len(test)},
+            excluded=self_description.excluded(train),
             digest=self_description.digest(test),
             held_out=self_description.held_out_folds(test),
             held_out_splits=self_description.held_out_splits(test),
