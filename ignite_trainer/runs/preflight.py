@@ -16,11 +16,12 @@ from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import Built, build_loaders, build_quickly
+from ignite_trainer.runs.model_preparation import plan_training
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.lone_samples import refuse_single_values
 from ignite_trainer.training.metrics import try_metrics
-from ignite_trainer.training.parameters import ParameterPlan, apply_rules
+from ignite_trainer.training.parameters import ParameterPlan
 
 
 def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
@@ -45,7 +46,7 @@ def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
             )
         ]
     training = build_loaders(blueprint, built, seed=0, device=cpu).training
-    plan = apply_rules(model, blueprint.protocol.parameters)
+    plan = plan_training(blueprint, model)
     return check(blueprint, built, model, training, plan, device=cpu)
 
 
