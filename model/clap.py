@@ -22,6 +22,7 @@ from .inputs import refuse_other_shapes, refuse_unit_range
 from .losses import Logits
 from .weights.hub_folders import HubFolder, find_hub_folder
 from .weights.releases import WeightsError
+from .weights.training_data import seen_in_training
 
 if TYPE_CHECKING:
     from transformers import ClapFeatureExtractor, ClapModel, ClapProcessor, PreTrainedTokenizerBase
@@ -76,19 +77,18 @@ class Clap(nn.Module):
     ) -> None:
         super().__init__()
         _require_transformers()
-        if pretrained is False:
+        folder = None if pretrained is False else find_hub_folder(pretrained, model_type="clap")
+        if folder is None:
             self.network = _random_network(config or {})
             self._extractor, self._tokenizer = _plain_preparation(self.network)
-            self.weights_files: tuple[Path, ...] = ()
-            self.weights_names: dict[Path, str] = {}
         else:
             if config is not None:
                 raise ValueError("config is given, but pretrained is not false; the weights have a config.")
-            folder = find_hub_folder(pretrained, model_type="clap")
             self.network, processor = _load(folder)
             self._extractor, self._tokenizer = processor.feature_extractor, processor.tokenizer
-            self.weights_files = folder.files
-            self.weights_names = dict.fromkeys(folder.files, folder.name)
+        self.weights_files = folder.files if folder else ()
+        self._weights_name = folder.name if folder else ""
+        self.weights_names = dict.fromkeys(self.weights_files, self._weights_name)
         self.requires_grad_(False)
         self.multilabel = multilabel
         self.context_length = min(_positions(self.network), self._tokenizer.model_max_length)
@@ -108,6 +108,10 @@ class Clap(nn.Module):
             WeightsError: The weights are missing or do not fit.
         """
         return cls(source, **constructor_args).to(device).eval()
+
+    def seen_in_training(self, dataset: str) -> str:
+        """Say what is known of a data set, by its name in results, in the training data of the weights."""
+        return seen_in_training(self._weights_name, dataset) if self._weights_name else ""
 
     embed_audio = embedding.embed_audio
     embed_text = embedding.embed_text

@@ -25,6 +25,9 @@ Training does not need these attributes, but they improve reports, tables and pr
     model.affects            the same for a model, such as {"pretrained": "run"}
     model.weights_files      paths of the initial weights
     model.weights_sha256     expected sha256 by path, for weights whose content is known
+    model.weights_names      name in results by path, for weights whose file name says little
+    model.seen_in_training(name)   what is known of samples of the data set `name` among the training data of
+                             the initial weights, as text; "" if these had no training data
 """
 
 from __future__ import annotations
@@ -51,9 +54,9 @@ class WeightsFile(BaseModel):
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> WeightsFile:
-        """Hash the file at `path`."""
-        return cls(name=path.name, sha256=sha256_of(path))
+    def of(cls, path: Path, name: str | None = None) -> WeightsFile:
+        """Hash the file at `path`; the name is the file's own by default."""
+        return cls(name=name or path.name, sha256=sha256_of(path))
 
 
 def results_name(dataset: Any) -> str:
@@ -157,7 +160,14 @@ def listing(names: Sequence[str], *, most: int = 16) -> str:
 
 def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:
     """Return the files with the model's initial weights; empty if the weights are random or unknown."""
-    return tuple(WeightsFile.of(Path(path)) for path in getattr(model, "weights_files", ()))
+    names: Mapping[Path, str] = getattr(model, "weights_names", {})
+    return tuple(WeightsFile.of(Path(path), names.get(path)) for path in getattr(model, "weights_files", ()))
+
+
+def seen_in_training(model: nn.Module, dataset: Any) -> str:
+    """Return what the model says of a data set in the training data of its initial weights, or ""."""
+    describe = getattr(model, "seen_in_training", None)
+    return str(describe(whole_name(dataset))) if callable(describe) else ""
 
 
 def other_weights(model: nn.Module) -> tuple[Path, ...]:

@@ -45,6 +45,7 @@ class RunRecord(BaseModel):
         weights: files of the initial weights; empty if these were random.
         caution: mark from `leakage` if the initial weights were selected or trained on the evaluated samples;
             otherwise "".
+        seen_in_training: what the model says of the data set in the training data of its initial weights.
         dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
         samples: number of samples in each split.
@@ -81,6 +82,7 @@ class RunRecord(BaseModel):
     model: str
     weights: tuple[WeightsFile, ...]
     caution: str = ""
+    seen_in_training: str = ""
     dataset: str
     whole_name: str = ""
     samples: dict[str, int]
@@ -119,6 +121,7 @@ class RunRecord(BaseModel):
         multilabel: bool,
         revision: str | None,
         caution: str,
+        seen_in_training: str,
     ) -> RunRecord:
         """Describe a run that has just ended; `train` and `test` are its data sets."""
         protocol, shown = blueprint.protocol, shown_line(blueprint.protocol)
@@ -131,6 +134,7 @@ class RunRecord(BaseModel):
             model=protocol.model.path.rpartition(".")[-1],
             weights=weights,
             caution=caution,
+            seen_in_training=seen_in_training,
             dataset=self_description.results_name(test),
             whole_name=self_description.whole_name(test),
             samples={"train": len(train), "test": len(test)},
