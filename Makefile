@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
 
-.PHONY: run test test-all check format clean
+.PHONY: run test test-all check format benchmarks clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
@@ -17,8 +17,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 test: check
 	$(PYTEST)
 
-# Also the tests that start whole processes: torchrun, notebooks, browsers, the dry run of the GPU script.
-test-all: test
+# Also the tests that start whole processes: torchrun, notebooks, browsers, the dry run of the GPU script; and those
+# of other benchmarks.
+test-all: test benchmarks
 	$(PYTEST) -m "processes and not slow"
 
 check: $(VENV)/.installed-for-tests
@@ -29,6 +30,9 @@ check: $(VENV)/.installed-for-tests
 format: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# mteb and X-ARES; and HEAR in a folder of its own.
+benchmarks: $(VENV)/.installed-for-benchmarks
 
 clean:
 	rm -rf $(VENV)
@@ -43,4 +47,10 @@ $(VENV)/.installed: requirements.txt .ci/build-constraints.txt
 
 $(VENV)/.installed-for-tests: $(VENV)/.installed tests/requirements.txt demo/requirements.txt
 	@$(INSTALL) -r tests/requirements.txt -r demo/requirements.txt
+	@touch $@
+
+BENCHMARKS := utils/benchmarks
+$(VENV)/.installed-for-benchmarks: $(VENV)/.installed $(BENCHMARKS)/requirements.txt $(BENCHMARKS)/hear-requirements.txt
+	@$(INSTALL) -r requirements.txt -r $(BENCHMARKS)/requirements.txt
+	@$(INSTALL) --target $(VENV)/hear --no-deps -r $(BENCHMARKS)/hear-requirements.txt
 	@touch $@

@@ -1,0 +1,57 @@
+"""Fixtures: a small AudioCLIP in a folder, and a function that runs other benchmarks' commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.audioclip import AudioCLIP
+from tests.small_backbone import SMALL_AUDIOCLIP
+
+ROOT = Path(__file__).parents[3]
+HERE = Path(__file__).parent
+HEAR = Path(sys.prefix) / "hear"
+"""Folder of HEAR's packages."""
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save an AudioCLIP with small towers; return its folder."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    torch.manual_seed(1)
+    AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Return a function that runs a module in `tmp_path`, and returns its output."""
+
+    def start(module: str, *arguments: str | Path, **environment: str | Path) -> str:
+        paths = [tmp_path, ROOT, ROOT / "tests", HEAR, ROOT / "utils/benchmarks/no_tensorflow"]
+        given = {
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "OMP_NUM_THREADS": "1",
+            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+        }
+        done = subprocess.run(
+            [sys.executable, HERE / "run_module.py", module, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**os.environ, **given, **{name: str(value) for name, value in environment.items()}},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output[-5000:]
+        return output
+
+    return start
