@@ -101,6 +101,8 @@ class AudioCLIP(nn.Module, HubLayout):
 
     sample_rate: ClassVar[int | None] = None
     """None: the network does not know the rate of its training data (44.1 kHz for the released weights)."""
+    window_seconds: ClassVar[float] = 5.0
+    """Length of the windows of longer clips, seconds: that of the clips in ESC-50."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def embed_audio(
     units: Units = "int16",
     batched: bool = False,
     batch_size: int = 16,
-    window_seconds: float = 5.0,
+    window_seconds: float | None = None,
 ) -> Tensor:
     """Embed audio files or arrays.
 
@@ -61,7 +61,7 @@ def embed_audio(
         units: units of floating-point arrays: "int16" for -32768..32767, "float" for -1..1.
         batched: True if `inputs` is one array or tensor of several clips, `[B, T]` or `[B, C, T]`.
         batch_size: number of windows to encode at once.
-        window_seconds: length of a window, seconds.
+        window_seconds: length of a window, seconds; None for the model's own (5 for AudioCLIP).
 
     Returns:
         float32 `[n, D]` on the model's device, each row of norm 1.
@@ -70,6 +70,7 @@ def embed_audio(
         FileNotFoundError: A file is missing.
         ValueError: An argument, a file or an array cannot be used; the message says which and why.
     """
+    window_seconds = model.window_seconds if window_seconds is None else window_seconds
     if batch_size < 1 or not 0 < window_seconds < math.inf:
         raise ValueError(
             f"batch_size is {batch_size} and window_seconds is {window_seconds}; both must be positive."

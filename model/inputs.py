@@ -52,6 +52,25 @@ def several(inputs: Any, kinds: str) -> Iterable[Any]:
     return inputs
 
 
+def refuse_other_shapes(audio: Tensor) -> None:
+    """Raise a ValueError unless audio is `[B, C, T]` with at least one sample."""
+    if audio.dim() != 3 or audio.shape[-1] == 0:
+        raise ValueError(
+            f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels and at least one "
+            "sample."
+        )
+
+
+def refuse_unit_range(audio: Tensor) -> None:
+    """Raise if the peak is in (0, 1]; audio in [-1, 1], a common mistake, would be 90 dB too quiet."""
+    peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
+    if 0.0 < peak <= 1.0:
+        raise ValueError(
+            f"Audio has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
+            "expected. Multiply by 32768."
+        )
+
+
 def describe(value: object) -> str:
     """Describe a value's type for messages: "None", "a float", "an int"."""
     name = "bytes object" if isinstance(value, bytes) else type(value).__name__

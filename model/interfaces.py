@@ -24,6 +24,7 @@ class AudioTextModel(Protocol):
         context_length: maximum number of tokens per text, including start and end.
         sample_rate: rate of the audio that the network expects, Hz; None if the network takes any rate, and
             expects that of its training data.
+        window_seconds: length of the windows into which `embed_audio` cuts longer clips by default, seconds.
         device: device of the model.
         text_is_frozen: True if no parameter of `text_parameters` is trainable.
     """
@@ -33,6 +34,9 @@ class AudioTextModel(Protocol):
 
     @property
     def sample_rate(self) -> int | None: ...
+
+    @property
+    def window_seconds(self) -> float: ...
 
     @property
     def device(self) -> torch.device: ...

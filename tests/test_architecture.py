@@ -12,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ignite_trainer", "model", "utils")
+OPTIONAL = {
+    "transformers": "tests/requirements.txt",
+    "mteb": "utils/benchmarks/requirements.txt",
+}
+"""Distributions that only some classes need, and files that list them."""
 MOST_MODULES = 14
 """Maximum number of modules in a folder."""
 
@@ -139,21 +144,21 @@ def test_the_trainer_names_no_research_code() -> None:
 
 
 def test_every_import_of_a_third_party_is_in_the_requirements() -> None:
-    of_all = (ROOT / "requirements.txt").read_text().lower()
-    of_benchmarks = of_all + (ROOT / "utils/benchmarks/requirements.txt").read_text()
+    """Optional packages are in other lists."""
     distributions = {
         "PIL": "pillow",
         "markdown_it": "markdown-it-py",
         "ignite": "pytorch-ignite",
         "open_clip": "open_clip_torch",
         "sklearn": "scikit-learn",
+        "tokenizers": "transformers",
     }
     standard = {"__future__", *sys.stdlib_module_names}
     for package in PACKAGES:
         for path in files(package):
-            listed = of_benchmarks if path.parent.name == "benchmarks" else of_all
             for module in {name.split(".")[0] for name in imported_modules(path)} - set(PACKAGES) - standard:
                 name = distributions.get(module, module)
+                listed = (ROOT / OPTIONAL.get(name, "requirements.txt")).read_text().lower()
                 assert re.search(rf"(?m)^{re.escape(name.lower())}[=><]", listed), f"{path} imports {module}"
 
 

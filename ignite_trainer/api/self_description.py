@@ -11,6 +11,9 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
     dataset.sources()        iterator over the recording that each sample comes from, such as
                              "freesound:100032", or None. A run warns if training and evaluation share one
+    dataset.sources_remedy   advice for messages about recordings that training and evaluation share
+    dataset.excluded         number of training samples that an argument leaves out because of their
+                             recordings, by the list that names these
     dataset.listing(index)   facts about a sample; its attribute `place` names the sample in messages
     dataset.look_at(index)   a sample, read without the slow work of `prepare`, for checks before a run. If a
                              data set has `prepare` but no `look_at`, `--check` reads no samples, and a run
@@ -22,12 +25,15 @@ Training does not need these attributes, but they improve reports, tables and pr
     model.affects            the same for a model, such as {"pretrained": "run"}
     model.weights_files      paths of the initial weights
     model.weights_sha256     expected sha256 by path, for weights whose content is known
+    model.weights_names      name in results by path, for weights whose file name says little
+    model.seen_in_training(name)   what is known of samples of the data set `name` among the training data of
+                             the initial weights, as text; "" if these had no training data
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +54,9 @@ class WeightsFile(BaseModel):
     sha256: str
 
     @classmethod
-    def of(cls, path: Path) -> WeightsFile:
-        """Hash the file at `path`."""
-        return cls(name=path.name, sha256=sha256_of(path))
+    def of(cls, path: Path, name: str | None = None) -> WeightsFile:
+        """Hash the file at `path`; the name is the file's own by default."""
+        return cls(name=name or path.name, sha256=sha256_of(path))
 
 
 def results_name(dataset: Any) -> str:
@@ -95,6 +101,28 @@ def to_hold_out(dataset: Any) -> str:
     return str(getattr(dataset, "to_hold_out", "a fold"))
 
 
+def sources(dataset: Any) -> Iterator[str | None]:
+    """Return the recording that each sample comes from; nothing if the data set does not know recordings."""
+    found = getattr(dataset, "sources", None)
+    return iter(found()) if callable(found) else iter(())
+
+
+def sources_remedy(dataset: Any) -> str:
+    """Return advice about recordings that training and evaluation share."""
+    return str(getattr(dataset, "sources_remedy", "Hold all samples of a recording out together."))
+
+
+def excluded(dataset: Any) -> dict[str, int]:
+    """Return the number of training samples left out, by the list that names their recordings."""
+    return dict(getattr(dataset, "excluded", {}))
+
+
+def place(dataset: Any, index: int) -> str:
+    """Return the place where the sample at `index` is listed, or its name."""
+    describe = getattr(dataset, "listing", None)
+    return str(describe(index).place) if callable(describe) else sample_name(dataset, index)
+
+
 def record(dataset: Any, index: int) -> Mapping[str, str | int]:
     """Return the record of the sample at `index`, by default only its index."""
     describe = getattr(dataset, "record", None)
@@ -132,7 +160,14 @@ def listing(names: Sequence[str], *, most: int = 16) -> str:
 
 def weights_files(model: nn.Module) -> tuple[WeightsFile, ...]:
     """Return the files with the model's initial weights; empty if the weights are random or unknown."""
-    return tuple(WeightsFile.of(Path(path)) for path in getattr(model, "weights_files", ()))
+    names: Mapping[Path, str] = getattr(model, "weights_names", {})
+    return tuple(WeightsFile.of(Path(path), names.get(path)) for path in getattr(model, "weights_files", ()))
+
+
+def seen_in_training(model: nn.Module, dataset: Any) -> str:
+    """Return what the model says of a data set in the training data of its initial weights, or ""."""
+    describe = getattr(model, "seen_in_training", None)
+    return str(describe(whole_name(dataset))) if callable(describe) else ""
 
 
 def other_weights(model: nn.Module) -> tuple[Path, ...]:

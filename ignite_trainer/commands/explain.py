@@ -25,12 +25,12 @@ from ignite_trainer.protocol.loading import trace
 from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import assemble
-from ignite_trainer.runs.model_preparation import try_out_model, with_random_weights
+from ignite_trainer.runs.model_preparation import plan_training, try_out_model, with_random_weights
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration
 from ignite_trainer.support.progress import ProgressLines, is_terminal
 from ignite_trainer.support.terminal import show, show_rows
-from ignite_trainer.training.parameters import ParameterPlan, apply_rules
+from ignite_trainer.training.parameters import ParameterPlan
 
 _SEED = 0
 _KEY_WIDTH = 40
@@ -78,7 +78,7 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
     except ProtocolError as error:
         with contextlib.suppress(ProtocolError):  # `error` already includes the model's problems
             model = try_out_model(with_random_weights(blueprint))
-            _show_rules(path, blueprint, apply_rules(model, protocol.parameters))
+            _show_rules(path, blueprint, plan_training(blueprint, model))
         lines = "".join(f"\n  {problem}" for problem in error.problems)
         show(f"{path}: cannot tell shapes, memory and time without data and model:{lines}")
         return

@@ -1,6 +1,7 @@
-"""Warns of initial weights that an earlier run selected or trained on the samples being evaluated.
+"""Warns of initial weights that were selected or trained on the samples being evaluated.
 
-The earlier run is identified by its `result.json`, which is in the folder of the weights or one level up.
+The model says it of published weights. An earlier run is identified by its `result.json`, which is in the
+folder of the weights or one level up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ignite_trainer.api.self_description import (
     held_out_folds,
     held_out_splits,
     hold_nothing_out,
+    seen_in_training,
     whole_name,
 )
 from ignite_trainer.results.record import RunRecord
@@ -24,6 +26,7 @@ from ignite_trainer.support.errors import ProtocolError
 
 CHOSEN = "weights chosen on it"
 OTHER_PART = "weights of a run that held another part out"
+SEEN = "training data may overlap"
 MEANING = {
     CHOSEN: (
         "The initial weights come from the epoch that was best on the samples evaluated here, which makes "
@@ -33,17 +36,23 @@ MEANING = {
         "The model was trained on samples that are evaluated here: the run that saved its initial weights "
         "held out another part of the data set. The values are not valid results."
     ),
+    SEEN: (
+        "Samples that are evaluated here are, or may be, among the training data of the initial weights. The "
+        "report of the run and the details in table.md say what is known."
+    ),
 }
 """Explanation of each mark."""
 
 
 def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return the mark that applies to any of the initial weights, or ""; `OTHER_PART` takes precedence.
+    """Return the first of `OTHER_PART`, `CHOSEN` and `SEEN` that applies to the initial weights, or "".
 
-    `train` and `test` are the run's splits. A model can list its initial weights as `weights_files`.
+    `train` and `test` are the run's splits. A model can list its initial weights as `weights_files`, and say
+    what is known of their training data.
     """
     found = {_caution(Path(path).resolve(), train, test) for path in getattr(model, "weights_files", ())}
-    return next((mark for mark in (OTHER_PART, CHOSEN) if mark in found), "")
+    found |= {SEEN} if seen_in_training(model, test) else set()
+    return next((mark for mark in (OTHER_PART, CHOSEN, SEEN) if mark in found), "")
 
 
 def _caution(file: Path, train: Any, test: Any) -> str:

@@ -45,9 +45,12 @@ class RunRecord(BaseModel):
         weights: files of the initial weights; empty if these were random.
         caution: mark from `leakage` if the initial weights were selected or trained on the evaluated samples;
             otherwise "".
+        seen_in_training: what the model says of the data set in the training data of its initial weights.
         dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
         samples: number of samples in each split.
+        excluded: number of training samples left out because of their recordings, by the list that names
+            these.
         digest: digest of the evaluated split; "" if unknown.
         held_out: numbers of the held-out folds.
         held_out_splits: names of the held-out splits, for data sets without folds.
@@ -79,9 +82,11 @@ class RunRecord(BaseModel):
     model: str
     weights: tuple[WeightsFile, ...]
     caution: str = ""
+    seen_in_training: str = ""
     dataset: str
     whole_name: str = ""
     samples: dict[str, int]
+    excluded: dict[str, int] = {}
     digest: str = ""
     held_out: tuple[int, ...]
     held_out_splits: tuple[str, ...] = ()
@@ -116,6 +121,7 @@ class RunRecord(BaseModel):
         multilabel: bool,
         revision: str | None,
         caution: str,
+        seen_in_training: str,
     ) -> RunRecord:
         """Describe a run that has just ended; `train` and `test` are its data sets."""
         protocol, shown = blueprint.protocol, shown_line(blueprint.protocol)
@@ -128,9 +134,11 @@ class RunRecord(BaseModel):
             model=protocol.model.path.rpartition(".")[-1],
             weights=weights,
             caution=caution,
+            seen_in_training=seen_in_training,
             dataset=self_description.results_name(test),
             whole_name=self_description.whole_name(test),
             samples={"train": len(train), "test": len(test)},
+            excluded=self_description.excluded(train),
             digest=self_description.digest(test),
             held_out=self_description.held_out_folds(test),
             held_out_splits=self_description.held_out_splits(test),

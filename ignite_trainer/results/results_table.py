@@ -225,6 +225,7 @@ def _details(entry: Entry) -> str:
         "Metric": record.metric or "none",
         "Best epochs": _spread_text(entry, best) if best else "",
         "Initial weights": weights or "random",
+        "Training data": record.seen_in_training,
     }
     lines = "\n".join(f"- {name}: {inert(text)}" for name, text in facts.items() if text)
     parts = [f"## {inert(f'{entry.row}: {entry.column}')}", lines, _run_table(entry.runs)]

@@ -21,13 +21,18 @@ from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import SPLITS, Built, build_loaders, build_quickly, build_transforms
-from ignite_trainer.runs.model_preparation import prepare_model, try_out_model, with_random_weights
+from ignite_trainer.runs.model_preparation import (
+    plan_training,
+    prepare_model,
+    try_out_model,
+    with_random_weights,
+)
 from ignite_trainer.runs.preflight import check, raise_errors
 from ignite_trainer.support.distributed import all_or_none, broadcast_state, world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.optimization import build_optimization
 from ignite_trainer.training.optimizer_steps import loss_scaler
-from ignite_trainer.training.parameters import ParameterPlan, apply_rules
+from ignite_trainer.training.parameters import ParameterPlan
 from ignite_trainer.training.weight_average import WeightAverage
 
 
@@ -132,7 +137,7 @@ def _build_rest(
     loaders = build_loaders(blueprint, built, seed=seed, device=device)
     # As published, the learning rate is multiplied by the number of devices; here, each device has a process.
     rate = setup.rate(world_size())
-    plan = apply_rules(model, blueprint.protocol.parameters)
+    plan = plan_training(blueprint, model)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(loaders.training))
     average = WeightAverage(model, plan, optimizer, decay=setup.ema) if optimizer and setup.ema else None
     raise_errors(check(blueprint, built, model, loaders.training, plan, device=device))

@@ -17,7 +17,7 @@ from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.batch_norm import synchronise_batch_norms
 from ignite_trainer.training.optimization import build_optimization
-from ignite_trainer.training.parameters import apply_rules
+from ignite_trainer.training.parameters import ParameterPlan, apply_rules
 
 _RECOMPILE_LIMIT = 64
 
@@ -53,8 +53,18 @@ def try_out_model(blueprint: Blueprint) -> nn.Module:
         ProtocolError: Something cannot be built. The error lists every problem with its JSON path.
     """
     model = build(blueprint.model, blueprint.protocol.model.args, where="Model")
-    build_optimization(blueprint, apply_rules(model, blueprint.protocol.parameters), rate=1.0, batches=None)
+    build_optimization(blueprint, plan_training(blueprint, model), rate=1.0, batches=None)
     return model
+
+
+def plan_training(blueprint: Blueprint, model: nn.Module) -> ParameterPlan:
+    """Apply the parameter rules of a protocol, which must train something unless there are no epochs.
+
+    Raises:
+        ProtocolError: The rules do not fit the model.
+    """
+    protocol = blueprint.protocol
+    return apply_rules(model, protocol.parameters, must_train=bool(protocol.setup.epochs))
 
 
 def with_random_weights(blueprint: Blueprint) -> Blueprint:

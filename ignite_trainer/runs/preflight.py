@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from ignite_trainer.api.findings import Finding, format_findings
-from ignite_trainer.api.self_description import readable_before_prepare
+from ignite_trainer.api.self_description import place, readable_before_prepare, sources, sources_remedy
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.runs.construction import Built, build_loaders, build_quickly
+from ignite_trainer.runs.model_preparation import plan_training
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.lone_samples import refuse_single_values
 from ignite_trainer.training.metrics import try_metrics
-from ignite_trainer.training.parameters import ParameterPlan, apply_rules
+from ignite_trainer.training.parameters import ParameterPlan
 
 
 def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
@@ -45,7 +46,7 @@ def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
             )
         ]
     training = build_loaders(blueprint, built, seed=0, device=cpu).training
-    plan = apply_rules(model, blueprint.protocol.parameters)
+    plan = plan_training(blueprint, model)
     return check(blueprint, built, model, training, plan, device=cpu)
 
 
@@ -84,8 +85,27 @@ def check(
         return list(dict.fromkeys(task.check(model, **splits, **scored)))
 
     found += build(ask, {"train": train if setup.epochs else None, "test": test}, where="Task")
+    if setup.epochs:
+        found += shared_recordings(train, test)
     refuse_single_values(task, model, plan, training, setup, device=device)
     return found
+
+
+def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:
+    """Find training samples whose recording is also in the held-out or the validation split."""
+    evaluated: dict[str, str] = {}
+    for name, dataset in (("held out", test), ("validation", getattr(train, "validation", None))):
+        for index, source in enumerate(sources(dataset)):
+            if source is not None and source not in evaluated:
+                evaluated[source] = f"{name}, {place(dataset, index)}"
+    for index, source in enumerate(sources(train)):
+        if source in evaluated:
+            yield Finding(
+                severity="warning",
+                what="A training sample comes from a recording that is also evaluated.",
+                where=f"{place(train, index)}: {source} ({evaluated[source]})",
+                remedy=sources_remedy(train),
+            )
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:

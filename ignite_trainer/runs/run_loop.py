@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from ignite_trainer.api import file_names
 from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.reporter import Evaluated, Iteration, Measured, RunEnd, Split
-from ignite_trainer.api.self_description import listing
+from ignite_trainer.api.self_description import listing, seen_in_training
 from ignite_trainer.checkpoints.checkpoints import Checkpoints
 from ignite_trainer.checkpoints.running_metrics import Elapsed, RunningMetrics
 from ignite_trainer.checkpoints.save_schedule import Saver
@@ -75,6 +75,7 @@ class Run:
         self._elapsed = Elapsed()
         self._train_data, self._test_data = (parts.evaluation[split].dataset for split in SPLITS)
         self._caution = caution(parts.model, self._train_data, self._test_data)
+        self._seen_in_training = seen_in_training(parts.model, self._test_data)
         self._faults = FaultPolicy(
             self._protocol.faults, self._train_data, folder=folder, reporters=reporters
         )
@@ -153,6 +154,7 @@ class Run:
             multilabel=bool(predictions and predictions.multilabel),
             revision=environment["revision"],
             caution=self._caution,
+            seen_in_training=self._seen_in_training,
         )
         if is_main():  # written last, as it marks the run as finished
             write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
@@ -195,7 +197,7 @@ class Run:
             environment = {**environment, "earlier": run_folder.earlier_environments(folder)}
         write_json(folder / file_names.PROTOCOL, self._protocol.to_json())
         write_json(folder / file_names.ENVIRONMENT, environment)
-        warning = MEANING.get(self._caution, "")
+        warning = " ".join(filter(None, [MEANING.get(self._caution, ""), self._seen_in_training]))
         if warning:
             logging.getLogger(__name__).warning(warning)
         place = f"epoch {position.epoch}, iteration {position.iteration}" if position else "the beginning"

@@ -13,7 +13,13 @@ import torch
 from ignite_trainer.api import file_names
 from ignite_trainer.api.media import Exhibit, Gallery, Portrait
 from ignite_trainer.api.reporter import Best, RunStart
-from ignite_trainer.api.self_description import hold_nothing_out, record, results_name, sample_name
+from ignite_trainer.api.self_description import (
+    excluded,
+    hold_nothing_out,
+    record,
+    results_name,
+    sample_name,
+)
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from ignite_trainer.runs.assembly import Parts
@@ -92,6 +98,9 @@ def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
         if setup.accumulate > 1:
             facts["Batch"] += f", {setup.accumulate} batches per step"
     facts["Training split"] = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
+    if left_out := excluded(parts.evaluation["train"].dataset):
+        lists = ", ".join(f"{name} {count:,}" for name, count in left_out.items())
+        facts["Left out of training"] = f"{sum(left_out.values()):,} samples by their recordings: {lists}"
     return facts
 
 

@@ -35,12 +35,15 @@ class ParameterPlan:
             module.eval()
 
 
-def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPlan:
+def apply_rules(
+    model: nn.Module, rules: Sequence[ParameterRule], *, must_train: bool = True
+) -> ParameterPlan:
     """Apply, to each parameter, the first rule that matches its whole name.
 
     Args:
         model: model in which `requires_grad` is set for all parameters.
         rules: rules in order of precedence.
+        must_train: whether it is an error if no rule trains.
 
     Raises:
         ProtocolError: A rule applies to no parameter, a parameter matches no rule, or no rule trains.
@@ -54,7 +57,7 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPl
             orphans.append(name)
         else:
             taken[position].append(name)
-    _raise_problems(rules, taken, orphans, list(named))
+    _raise_problems(rules, taken, orphans, list(named), must_train=must_train)
 
     groups, summary, in_eval = [], {}, set[str]()
     for rule, names in zip(rules, taken, strict=True):
@@ -74,7 +77,12 @@ def apply_rules(model: nn.Module, rules: Sequence[ParameterRule]) -> ParameterPl
 
 
 def _raise_problems(
-    rules: Sequence[ParameterRule], taken: list[list[str]], orphans: list[str], names: list[str]
+    rules: Sequence[ParameterRule],
+    taken: list[list[str]],
+    orphans: list[str],
+    names: list[str],
+    *,
+    must_train: bool,
 ) -> None:
     problems = []
     for index, (rule, own) in enumerate(zip(rules, taken, strict=True)):
@@ -94,7 +102,7 @@ def _raise_problems(
             f'Parameters: no rule matches {shown}; for example, add {{"match": ".*", "train": false}} '
             "at the end."
         )
-    if not any(rule.train for rule in rules):
+    if must_train and not any(rule.train for rule in rules):
         problems.append('Parameters: no rule trains anything; set "train": true in at least one rule.')
     if problems:
         raise ProtocolError(problems)

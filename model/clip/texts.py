@@ -54,20 +54,28 @@ def tokenize(
         TextTooLong: A text has more than `context_length` tokens.
         ValueError: An entry is not a text, the template lacks `{}`, or `text` is a bare string.
     """
-    if isinstance(text, str):
-        raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
-    check_texts(text)
-    if "{}" not in str(base_str):
-        raise ValueError(f"The template {base_str!r} lacks a {{}} for the text.")
     tokenizer = _tokenizer(clip)
     tokens = torch.empty(len(text), context_length, dtype=torch.int64)
-    for row, given in zip(tokens, text, strict=True):
-        entry = base_str.replace("{}", given if isinstance(given, str) else ", ".join(given))
+    for row, entry in zip(tokens, fill_template(text, base_str), strict=True):
         padded, length = tokens_of(tokenizer, entry, context_length)
         if length > context_length:
             raise TextTooLong(entry, length, context_length=context_length)
         row.copy_(padded)
     return tokens
+
+
+def fill_template(text: Text, base_str: str) -> list[str]:
+    """Join the labels of each entry with ", " and put each entry into the template.
+
+    Raises:
+        ValueError: An entry is not a text, the template lacks `{}`, or `text` is a bare string.
+    """
+    if isinstance(text, str):
+        raise ValueError(f"text is the string {text!r}; expected a list of strings or of label lists.")
+    check_texts(text)
+    if "{}" not in str(base_str):
+        raise ValueError(f"The template {base_str!r} lacks a {{}} for the text.")
+    return [base_str.replace("{}", given if isinstance(given, str) else ", ".join(given)) for given in text]
 
 
 def check_texts(texts: Iterable[object]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torchvision.models import resnext50_32x4d
 
+from ..inputs import refuse_other_shapes, refuse_unit_range
 from ..recompute import CachedValue, Recomputed, recompute
 from ..weights.initial import find_initial_weights, load_initial_weights
 from ..weights.releases import released_hashes
@@ -215,7 +216,7 @@ class ESResNeXt(nn.Module):
 
     def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
         if check_units and not self.training:  # in training, reading the peak would make the host wait
-            _refuse_unit_range(audio)
+            refuse_unit_range(audio)
         if self.compiled:
             with record_function("step/audio tower"):
                 return _compiled_features()(self, audio, bank)
@@ -240,11 +241,7 @@ class ESResNeXt(nn.Module):
         return self.fbsp.norm_penalty(bank)
 
     def _power(self, audio: Tensor, bank: Tensor | None) -> Tensor:
-        if audio.dim() != 3 or audio.shape[-1] == 0:
-            raise ValueError(
-                f"Audio has shape {list(audio.shape)}; expected [B, C, T]: clips, channels and at least one "
-                "sample."
-            )
+        refuse_other_shapes(audio)
         window = self.window.to(torch.float64 if self.window.dtype == torch.float64 else torch.float32)
         # -32768..32767 to [-1, 1] as published, (x + 32768) * 2 / 65535 - 1, without loss of digits
         audio = (2.0 * audio.detach().to(window.dtype) + 1.0) / 65535.0
@@ -340,16 +337,6 @@ def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]
         ESResNeXt._features, dynamic=False
     )
     return compiled
-
-
-def _refuse_unit_range(audio: Tensor) -> None:
-    """Raise if the peak is in (0, 1]; audio in [-1, 1], a common mistake, would be 90 dB too quiet."""
-    peak = float(audio.detach().abs().amax()) if audio.numel() else 0.0
-    if 0.0 < peak <= 1.0:
-        raise ValueError(
-            f"Audio has a peak of {peak:.3g}: it looks like [-1, 1], but 16-bit units (-32768..32767) are "
-            "expected. Multiply by 32768."
-        )
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

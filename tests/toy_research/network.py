@@ -77,6 +77,18 @@ class Loaded(TwoTowers):
         self.weights_sha256 = {Path(file): sha256}
 
 
+class Peer(TwoTowers):
+    """A model with published weights, which names them and knows of their training data."""
+
+    def __init__(self, *, file: str) -> None:
+        super().__init__()
+        self.weights_files = (Path(file),)
+        self.weights_names = {Path(file): "owner/peer"}
+
+    def seen_in_training(self, dataset: str) -> str:
+        return f"owner/peer: half of {dataset} is training data."
+
+
 class Fetching(TwoTowers):
     """A model that, with `pretrained`, creates the file `fetched` when it fetches its weights."""
 

@@ -23,6 +23,7 @@ from utils.datasets.sources.audioset_files import (
     read_parents,
     read_segments,
 )
+from utils.datasets.sources.exclusion import Exclude
 from utils.datasets.sources.recordings import youtube
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
@@ -60,6 +61,10 @@ class AudioSet(ListedDataset):
     """
 
     title: ClassVar[str] = "AudioSet"
+    sources_remedy: ClassVar[str] = (
+        "Leave these out of training with --Dataset.args.exclude AudioSet, or AudioSet:FOLDER if its tables "
+        "are not in data/AudioSet."
+    )
     segments_remedy: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
 
     def __init__(
@@ -78,6 +83,7 @@ class AudioSet(ListedDataset):
         frames: FramesWanted = "central",
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(train=train, complete=complete, whole_videos=whole_videos, parents=parents)
         if train_on not in _TRAINED_ON:
@@ -121,6 +127,7 @@ class AudioSet(ListedDataset):
             frames=frames,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
         if len(entries) < len(segments) or files.other_parts:
             self.skipped_notice = f"{table_names}: {counted}.{_unused(files)}"

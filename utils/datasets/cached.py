@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,11 +17,14 @@ from torch.utils.data import Dataset
 from model.audio_input import Waveform
 from model.sounds.decoding import HIGHEST_RATE, Segment
 from utils.datasets.sources.cache import ClipCache
+from utils.datasets.sources.exclusion import Excluded
 
 RESAMPLED = "resampled"
 """The decoding rule of `model.audio_input.read_audio` alone."""
 
 S = TypeVar("S")
+
+logger = logging.getLogger(__name__)
 
 
 class CachedDataset(Dataset[S]):
@@ -42,6 +47,15 @@ class CachedDataset(Dataset[S]):
     """Name of the decoding rule. It is part of the cache's key, so change it whenever `decode` changes."""
     root: Path
     """Folder that the paths of files are relative to."""
+    sources_remedy: ClassVar[str] = (
+        "Hold all samples of a recording out together, or leave these out of training: list their "
+        "recordings, one a line, in a file for --Dataset.args.exclude."
+    )
+    """Advice if training and evaluation share recordings."""
+    excluded: Mapping[str, int] = MappingProxyType({})
+    """Number of training samples left out by `exclude`, by the list that names their recordings."""
+    excluded_notice: str | None = None
+    """Message that `prepare` logs about these samples, or None."""
     decode: Callable[..., Waveform]
     """Decode a file to float32 `[C, T]` in 16-bit units; thread-safe."""
     _cache: ClipCache | None = None
@@ -56,6 +70,8 @@ class CachedDataset(Dataset[S]):
     def prepare(self, *, skip_unreadable: bool = False) -> None:
         """Decode all clips that are not in the cache, if there is one; the first access does it otherwise.
 
+        Logs how many samples `exclude` leaves out.
+
         Args:
             skip_unreadable: whether to skip clips that cannot be decoded; accessing such a sample then raises
                 an OSError.
@@ -64,8 +80,17 @@ class CachedDataset(Dataset[S]):
             ValueError: Clips cannot be decoded; the message names them.
             OSError: The cache folder cannot be used.
         """
+        if self.excluded_notice is not None:
+            logger.warning("%s: %s", self.title, self.excluded_notice)
+            self.excluded_notice = None
         if self._cache is not None:
             self._cache.open(skip_unreadable=skip_unreadable)
+
+    def _leave_out(self, excluded: Excluded) -> NDArray[np.bool_]:
+        """Note the number of excluded samples, and return the mask of the others."""
+        self.excluded = excluded.counts
+        self.excluded_notice = str(excluded)
+        return ~excluded.mask
 
     def look_at(self, index: int) -> S:
         """Return a sample without `prepare`, by decoding only its clip."""

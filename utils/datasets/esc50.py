@@ -12,6 +12,7 @@ from utils.datasets.cached import RESAMPLED, check_flags
 from utils.datasets.folds import FoldDataset
 from utils.datasets.sample import Clip
 from utils.datasets.sources.cells import Record
+from utils.datasets.sources.exclusion import Exclude
 from utils.datasets.sources.recordings import esc50_recording
 from utils.datasets.sources.tables import read_table
 from utils.fetching.published import ESC_50, Published
@@ -57,6 +58,7 @@ class ESC50(FoldDataset):
         cache: str | Path | None = None,
         progress: bool = True,
         download: bool = False,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(esc10=esc10)
         self.esc10 = esc10
@@ -72,6 +74,7 @@ class ESC50(FoldDataset):
             cache=cache,
             progress=progress,
             download=download,
+            exclude=exclude,
         )
 
     def read_table(self) -> list[Clip]:

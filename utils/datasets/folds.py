@@ -30,6 +30,7 @@ from utils.datasets.cached import RESAMPLED, CachedDataset, check_flags, fold_nu
 from utils.datasets.checks.folds import contradictions, inspect_clips
 from utils.datasets.sample import Clip, Listing, Sample, SampleFiles
 from utils.datasets.sources.cache import ClipCache
+from utils.datasets.sources.exclusion import Exclude, Exclusion, check_that_something_is_held_out
 from utils.fetching.published import Published, fetch_data_set
 
 
@@ -58,6 +59,8 @@ class FoldDataset(CachedDataset[Sample], ABC):
         cache: folder for decoded audio; None for `utils.datasets.sources.cache.default_cache_folder()`.
         progress: whether to show a progress bar while downloading and decoding, or lines without a terminal.
         download: whether to download and unpack the data set if the root is missing or empty.
+        exclude: recordings to leave out of training, as files of identifiers or names of known evaluation
+            sets (see `sources/exclusion.py`).
 
     Attributes:
         clips: clips of this split; `clips[i]` has the path, fold, target and label of sample `i`.
@@ -98,6 +101,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         cache: str | Path | None = None,
         progress: bool = True,
         download: bool = False,
+        exclude: Exclude = None,
     ) -> None:
         super().__init__(sample_rate, train=train, mono=mono)
         check_flags(download=download)
@@ -120,6 +124,12 @@ class FoldDataset(CachedDataset[Sample], ABC):
         self._choose(self.held_out if self.held_out and not train else chosen)
         if not self._rows:
             raise ValueError(f"fold is {fold}; that holds out every clip and leaves none to train on.")
+        check_that_something_is_held_out(exclude, held_out=bool(self.held_out))
+        if exclude is not None:
+            exclusion = Exclusion(exclude)
+            if train:
+                kept = self._leave_out(exclusion.apply(list(self.sources())))
+                self._choose_rows([row for row, keep in zip(self._rows, kept, strict=True) if keep])
         self._cache: ClipCache = self._make_cache(
             [clip.path for clip in clips], cache=cache, progress=progress
         )
@@ -130,6 +140,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         if not self.validation_folds:
             return None
         part = copy(self)
+        part.excluded_notice = None
         part._choose(self.validation_folds)
         return part
 
@@ -137,7 +148,8 @@ class FoldDataset(CachedDataset[Sample], ABC):
     def inspect_data(cls, **args: Any) -> Inspection:
         """Check the table and the files for `--check`; takes the constructor's arguments."""
         return inspect_clips(
-            cls, {key: value for key, value in args.items() if key not in ("fold", "validation_fold")}
+            cls,
+            {key: value for key, value in args.items() if key not in ("fold", "validation_fold", "exclude")},
         )
 
     @abstractmethod
@@ -180,7 +192,10 @@ class FoldDataset(CachedDataset[Sample], ABC):
 
     def _choose(self, folds: Collection[int]) -> None:
         """Use the clips in these folds."""
-        self._rows = [row for row, clip in enumerate(self._all_clips) if clip.fold in folds]
+        self._choose_rows([row for row, clip in enumerate(self._all_clips) if clip.fold in folds])
+
+    def _choose_rows(self, rows: list[int]) -> None:
+        self._rows = rows
         self.clips = [self._all_clips[row] for row in self._rows]
         self.targets = [self._position[clip.target] for clip in self.clips]
 

@@ -17,6 +17,8 @@ from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
 from utils.datasets.sources.cells import shortlist
+from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
+from utils.datasets.sources.recordings import freesound
 from utils.datasets.sources.tables import open_lines, read_table, refuse_no_table
 
 PUBLISHED = {"dev": 40_966, "eval": 10_231}
@@ -48,6 +50,10 @@ class FSD50K(ListedDataset):
     """
 
     title: ClassVar[str] = "FSD50K"
+    sources_remedy: ClassVar[str] = (
+        "Leave these out of training with --Dataset.args.exclude FSD50K, or FSD50K:FOLDER if its tables "
+        "are not in data/FSD50K."
+    )
     to_hold_out: ClassVar[str] = 'the eval clips with "whole": false'
 
     def __init__(
@@ -61,10 +67,12 @@ class FSD50K(ListedDataset):
         mono: bool | None = True,
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(train=train, validation=validation, whole=whole)
         if validation and whole:
             raise ValueError("validation and whole are true; to train, set whole to false.")
+        check_that_something_is_held_out(exclude, held_out=not whole)
         folder = Path(root).expanduser()
         names = _read_vocabulary(_find(folder, "vocabulary"))
         tables = [_read(folder, name, names) for name, used in _PARTS.items() if whole or used == train]
@@ -88,6 +96,7 @@ class FSD50K(ListedDataset):
             mono=mono,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
         incomplete = [str(table) for table in tables if table.lacks_clips]
         if incomplete and (train or not whole):  # once if both splits are the same
@@ -197,7 +206,8 @@ def _clips(table: Path, names: Mapping[str, str]) -> Iterator[_Clip]:
             if row.required("split") not in _SPLITS:
                 row.fail("split", '"train" or "val"')
             split = _SPLITS[row.required("split")]
-        yield _Clip(number, split, Entry(labels=tuple(dict.fromkeys(names[label] for label in labels))))
+        found = tuple(dict.fromkeys(names[label] for label in labels))
+        yield _Clip(number, split, Entry(labels=found, source=freesound(number)))
 
 
 def _name_results(tables: list[_Table]) -> str:

@@ -21,6 +21,7 @@ from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import misplaced_segments
 from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles, text_of
 from utils.datasets.sources.cache import ClipCache
+from utils.datasets.sources.exclusion import Exclude, Exclusion
 from utils.datasets.sources.frames import Frames
 
 MOST_CACHED = 10_000
@@ -54,6 +55,8 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         cache: folder for decoded audio; None for the default folder and at most `MOST_CACHED` clips; False
             for no cache.
         progress: whether to show a progress bar while decoding, or lines without a terminal.
+        exclude: recordings to leave out of training, as files of identifiers or names of known evaluation
+            sets (see `sources/exclusion.py`).
 
     Attributes:
         entries: entries of this split.
@@ -107,6 +110,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         frames: FramesWanted = "central",
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         super().__init__(sample_rate, train=train, mono=mono)
         check_frames(frames)
@@ -125,6 +129,11 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         if train and validation is not None:
             self.validation = self._part(entries, validation, lines)
             mask &= ~validation
+        if exclude is not None:
+            exclusion, sources = Exclusion(exclude), list(entries.sources)
+            if train:
+                chosen = np.flatnonzero(mask)
+                mask[chosen] = self._leave_out(exclusion.apply([sources[row] for row in chosen]))
         self._choose(entries, mask, lines)
 
     def is_to_be_decoded(self) -> bool:

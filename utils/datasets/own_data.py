@@ -15,6 +15,7 @@ from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import FramesWanted, ListedDataset
 from utils.datasets.sample import Entries
 from utils.datasets.sources.cells import shortlist
+from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
 from utils.datasets.sources.own_columns import Row, read_own_table
 from utils.datasets.sources.own_folder import read_folder
 from utils.datasets.sources.time_columns import Column
@@ -73,6 +74,9 @@ class Table(ListedDataset):
         "Correct their times; if the files are these parts already, cut from longer recordings, set "
         '"start": false, "end": false and "duration": false, and they are taken whole.'
     )
+    sources_remedy: ClassVar[str] = (
+        f'{ListedDataset.sources_remedy} If the column does not name recordings, set "source": false.'
+    )
     held_out_folders: tuple[str, ...] = ()
     """Split folders that are held out unless an argument says otherwise."""
     to_hold_out: ClassVar[str] = 'a fold, a value of the column "split", or a share (0.2: a fifth)'
@@ -107,6 +111,7 @@ class Table(ListedDataset):
         frames: FramesWanted = "central",
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         if not isinstance(table, str | Path):
             raise ValueError(f"table is {table!r}; the path of a table or a folder is expected.")
@@ -136,6 +141,7 @@ class Table(ListedDataset):
             raise ValueError(f"{path} lists no samples.")
         mask, part, undecided = _held_out(rows, path, fold=fold, split=split, share=share)
         notices += undecided
+        check_that_something_is_held_out(exclude, held_out=mask is not None)
         if fold is not None or mask is None:  # otherwise folds are irrelevant
             self.folds = tuple(sorted({row.entry.fold for row in rows if row.entry.fold is not None}))
         self.held_out = tuple(as_list(fold))
@@ -158,6 +164,7 @@ class Table(ListedDataset):
             frames=frames,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
         self.absent = tuple(absent)
         if absent and train:  # once for both splits
@@ -171,7 +178,7 @@ class Table(ListedDataset):
         absent: Severity = "warning" if args.get("missing") == "skip" else "error"
         args["missing"] = "skip"
         if args.pop("fold", None) is not None:  # compare all folds, not only the two splits
-            for name in ("share", "validation_fold", "validation_split", "validation_share"):
+            for name in ("share", "validation_fold", "validation_split", "validation_share", "exclude"):
                 args.pop(name, None)
         return inspect_listed(cls, args, absent=absent)
 

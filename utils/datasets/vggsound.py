@@ -18,6 +18,8 @@ from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
 from utils.datasets.sources.audioset_files import VIDEO, Sounds, find_sounds
 from utils.datasets.sources.cells import Place, Record, RowError, shortlist
+from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
+from utils.datasets.sources.recordings import youtube
 from utils.datasets.sources.tables import lines_left_out, open_lines, refuse_no_table
 
 PUBLISHED = {TRAIN: 183_971, TEST: 15_496}
@@ -51,6 +53,10 @@ class VGGSound(ListedDataset):
     """
 
     title: ClassVar[str] = "VGGSound"
+    sources_remedy: ClassVar[str] = (
+        "Leave these out of training with --Dataset.args.exclude VGGSound, or VGGSound:FOLDER if its tables "
+        "are not in data/VGGSound."
+    )
     to_hold_out: ClassVar[str] = 'the test clips with "whole": false'
 
     def __init__(
@@ -65,8 +71,10 @@ class VGGSound(ListedDataset):
         mono: bool | None = True,
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(train=train, whole=whole)
+        check_that_something_is_held_out(exclude, held_out=not whole)
         share = None if validation_share is None else checked_share("validation_share", validation_share)
         table = Path(root).expanduser() / _TABLE
         if not table.is_file():
@@ -109,7 +117,10 @@ class VGGSound(ListedDataset):
             splits[trained[chosen]] = VALIDATION
         super().__init__(
             folder,
-            Entries(Entry(sounds.paths[row.video, row.begin], labels=(row.label,)) for row in clips),
+            Entries(
+                Entry(sounds.paths[row.video, row.begin], labels=(row.label,), source=youtube(row.video))
+                for row in clips
+            ),
             None,
             train=train,
             validation=None if share is None or whole else splits == VALIDATION,
@@ -119,6 +130,7 @@ class VGGSound(ListedDataset):
             mono=mono,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
         if (incomplete or sounds.other_parts) and (train or not whole):  # once if both splits are the same
             self.skipped_notice = counted

@@ -13,6 +13,7 @@ from ignite_trainer.api.batch import PaddedBatch, PartialBatch, field_values, ro
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
+from model.interfaces import AudioTextModel, ThreeModalityModel
 from model.losses import Positives, Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
 from utils.datasets.sample import Listing
 from utils.tasks.contrastive import ContrastiveTask
@@ -90,13 +91,14 @@ class Contrastive(ContrastiveTask):
 
         Training does not need labels: a sample without text and labels is compared by its other modalities.
         """
-        audioclip = self.audioclip(model)
-        yield from check_rate(test)
-        labels_too_long = self._prompts.too_long(audioclip)
-        text_too_long = self._descriptions.too_long(audioclip)
+        embedder = self.embedder(model)
+        if embedder.sample_rate is None:
+            yield from check_rate(test)
+        labels_too_long = self._prompts.too_long(embedder)
+        text_too_long = self._descriptions.too_long(embedder)
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
-            if scored and self.class_names and not audioclip.multilabel:
+            if scored and self.class_names and not embedder.multilabel:
                 yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
             if "text" in self._modalities and sample.captions:
                 for caption in sample.captions:
@@ -140,9 +142,12 @@ class Contrastive(ContrastiveTask):
         Samples that lack a modality have NaN in its features. If samples have a field for captions, the texts
         have a row for each caption, and are counted.
         """
-        audioclip = self.audioclip(model)
+        embedder = self.embedder(model)
         given = _Given.of(batch, self._modalities, several_captions=True)
-        embeddings, _ = self._embed(audioclip, given, evaluate=True)
+        embeddings: dict[str, Tensor] = {}
+        if given.audio is not None:
+            embeddings["audio"] = self.embed_clips(embedder, given.audio)
+        embeddings |= self._embed_others(embedder, given)
         like = next(iter(embeddings.values()))
         features: dict[str, Tensor] = {
             name: _mean_per_sample(embeddings.get(name, like[:0]), given.rows[name], given.samples)
@@ -154,35 +159,39 @@ class Contrastive(ContrastiveTask):
         if hasattr(batch, "text") and "text" in features:
             features["text"] = embeddings.get("text", like[:0])
             texts = torch.bincount(given.rows["text"], minlength=given.samples)
-            counts = {"text": texts.to(audioclip.device)}
+            counts = {"text": texts.to(embedder.device)}
         if not self.class_names:
-            none = torch.zeros(given.samples, dtype=torch.int64, device=audioclip.device)
+            none = torch.zeros(given.samples, dtype=torch.int64, device=embedder.device)
             return StepOutput(_agreement(stacked), none, features=features, counts=counts)
         first = stacked.isnan().any(dim=2).logical_not().int().argmax(dim=0)  # [B]
         chosen = stacked[first, torch.arange(len(first), device=first.device)]
-        targets = self._classes.targets(
-            given.labels, multilabel=audioclip.multilabel, device=audioclip.device
-        )
-        return StepOutput(self.class_scores(audioclip, chosen), targets, features=features, counts=counts)
+        targets = self._classes.targets(given.labels, multilabel=embedder.multilabel, device=embedder.device)
+        return StepOutput(self.class_scores(embedder, chosen), targets, features=features, counts=counts)
 
-    def _embed(
-        self, model: AudioCLIP, given: _Given, *, evaluate: bool = False
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Embed the modalities in the batch; in training with audio, also return the penalty."""
+    def _embed(self, model: AudioCLIP, given: _Given) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Embed the modalities in a batch for training; if it has audio, also return the penalty."""
         found: dict[str, Tensor] = {}
         penalty = None
-        if given.audio is not None and evaluate:
-            found["audio"] = self.embed_clips(model, given.audio)
-        elif given.audio is not None:
+        if given.audio is not None:
             features, penalty = model.encode_audio_with_penalty(given.audio)
             found["audio"] = normalised(features)
+        return found | self._embed_others(model, given), penalty
+
+    def _embed_others(self, model: AudioTextModel, given: _Given) -> dict[str, Tensor]:
+        """Embed the images and the texts in a batch."""
+        found: dict[str, Tensor] = {}
         if given.image is not None:
+            if not isinstance(model, ThreeModalityModel):
+                raise ValueError(
+                    f"The data set has images, which {type(model).__name__} cannot embed. Set "
+                    'Task.args.modalities to ["audio", "text"].'
+                )
             found["image"] = normalised(model.encode_image(given.image))
         if given.texts:
             found["text"] = self._embed_texts(model, given.texts)
-        return found, penalty
+        return found
 
-    def _embed_texts(self, model: AudioCLIP, texts: Sequence[str | Sequence[str]]) -> Tensor:
+    def _embed_texts(self, model: AudioTextModel, texts: Sequence[str | Sequence[str]]) -> Tensor:
         """Embed descriptions verbatim and lists of labels in the template, in order."""
         described = [row for row, text in enumerate(texts) if isinstance(text, str)]
         labelled = [row for row, text in enumerate(texts) if not isinstance(text, str)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from toy_research.protocols import run_toy, sweep_toy
 from toy_research.records import run_record, weights
 from toy_research.signals import Tones
 
-from ignite_trainer.results.leakage import CHOSEN, MEANING, OTHER_PART, caution
+from ignite_trainer.results.leakage import CHOSEN, MEANING, OTHER_PART, SEEN, caution
 from ignite_trainer.results.results_table import to_markdown
 from ignite_trainer.results.table_cells import Found, make_entries
 from ignite_trainer.runs.experiment import RunResult
@@ -121,7 +122,7 @@ def test_a_sweep_explains_the_marks_of_its_runs(trained: RunResult, tmp_path: Pa
     best = trained.end.best[0].checkpoint
     sweep_toy(tmp_path, {"Dataset.args.fold": [1, 2, 3]}, Setup__epochs=0, Model=loaded(best))
     (path,) = (tmp_path / "Toy").glob("sweep_*/sweep.md")
-    assert all(sentence in path.read_text() for sentence in MEANING.values())
+    assert all(MEANING[mark] in path.read_text() for mark in (CHOSEN, OTHER_PART))
 
 
 def test_a_marked_result_is_shown_without_the_published_one() -> None:
@@ -131,3 +132,19 @@ def test_a_marked_result_is_shown_without_the_published_one() -> None:
     (entry,) = make_entries([Found(folder="a", record=record)])
     assert entry.published is None
     assert f"| 50.0 (whole set, {CHOSEN}) |  |" in to_markdown([entry], [])
+
+
+def test_what_a_model_says_of_its_training_data_is_shown_with_its_result(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    model = {"class": "toy_research.network.Peer", "args": {"file": str(tmp_path / "model.safetensors")}}
+    result = run_toy(tmp_path / "results", Setup__epochs=0, Model=model)
+    said = "owner/peer: half of Tones is training data."
+    assert (result.record.caution, result.record.seen_in_training) == (SEEN, said)
+    assert [file.name for file in result.record.weights] == ["owner/peer"]
+    table = (tmp_path / "results/table.md").read_text()
+    assert f"| Peer, owner/peer | 50.0 (fold 1 of 3, {SEEN}) |" in re.sub(r"\d+\.\d", "50.0", table)
+    assert f"- Training data: {said}" in table
+    assert MEANING[SEEN] in table
+    assert f"{MEANING[SEEN]} {said}" in caplog.text

@@ -170,3 +170,10 @@ def test_statistics_of_a_frozen_tower_in_train_mode_move(tmp_path: Path) -> None
     after, before = trained_and_before(tmp_path, Parameters=rules)
     assert not torch.equal(after["right.norm.running_mean"], before["right.norm.running_mean"])
     assert torch.equal(after["right.norm.weight"], before["right.norm.weight"])
+
+
+def test_a_run_without_epochs_may_train_nothing(tmp_path: Path) -> None:
+    frozen = [{"match": ".*", "train": False}]
+    assert run_toy(tmp_path, Parameters=frozen, Setup__epochs=0).record.epochs == 0
+    with pytest.raises(ProtocolError, match="no rule trains anything"):
+        run_toy(tmp_path, Parameters=frozen, Setup__epochs=1)

@@ -97,6 +97,7 @@ def test_audioset_trains_on_balanced_unbalanced_or_both_and_evaluates_on_eval(
     assert train.skipped_notice is None
     assert test.record(1) == {"clip": "audio/eval/00000000001.flac"}
     assert test.digest != train.digest
+    assert list(test.sources()) == [f"youtube:{video}" for video in SEGMENTS["eval"]]
 
 
 @pytest.mark.parametrize(
@@ -283,3 +284,15 @@ def test_missing_tables_and_media_are_errors(root: Path, tmp_path: Path) -> None
         FileNotFoundError, match=r"which has no eval_segments\.csv, nor do its folders csv/, meta/"
     ):
         AudioSet(root, RATE, train=False)
+
+
+def test_training_segments_of_videos_in_another_set_are_left_out(full: Path, tmp_path: Path) -> None:
+    captions = tmp_path / "AudioCaps"
+    captions.mkdir()
+    rows = ["1,--BfvyPmVMo,20,A man speaks", "2,---2_BBVHAA,30,A clock ticks", "3,00000000001,10,A dog barks"]
+    (captions / "test.csv").write_text("\n".join(["audiocap_id,youtube_id,start_time,caption", *rows]))
+    args: dict[str, Any] = {"train_on": "both", "exclude": f"AudioCaps:{captions}"}
+    train, test = (AudioSet(full, RATE, train=train, **args) for train in (True, False))
+    assert [int(sample.audio[0, 0]) for sample in train] == [1, 3, 4]
+    assert len(test) == 5
+    assert dict(train.excluded) == {"AudioCaps": 2}

@@ -42,6 +42,7 @@ def test_dev_is_trained_on_and_eval_is_held_out(root: Path) -> None:
     assert hold_nothing_out(train, test) is False
     assert test.held_out_splits == ("eval",)
     assert test.record(0) == {"clip": "FSD50K.eval_audio/1008.wav", "split": "test"}
+    assert list(test.sources()) == [f"freesound:{number}" for number in range(1008, 1012)]
 
 
 def test_the_official_validation_clips_can_choose_the_best_epoch(root: Path) -> None:

@@ -42,6 +42,7 @@ def test_train_is_trained_on_and_test_is_held_out(root: Path) -> None:
     assert test.held_out_splits == ("test",)
     assert test.record(0) == {"clip": "audio/00000000006_000030.wav", "split": "test"}
     assert test.results_name == "part of VGGSound (3 of 15,496 test clips)"
+    assert list(test.sources()) == [f"youtube:{number:011d}" for number in (6, 7, 8)]
 
 
 def test_a_share_of_the_training_videos_can_choose_the_best_epoch(root: Path) -> None:

@@ -1,0 +1,74 @@
+"""Finds models of the transformers library: a folder, or a repository on the Hugging Face Hub."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from .releases import WeightsError
+
+_DESCRIPTIONS = ("*.json", "merges.txt")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # by preference; a repository can hold both
+
+
+class HubFolder(NamedTuple):
+    """A model's folder: its config, weights and preprocessing."""
+
+    path: Path
+    name: str
+    """Name to show: `owner/name` on the hub, or the folder's name."""
+    files: tuple[Path, ...]
+    """Files that contain the weights."""
+
+
+def find_hub_folder(source: str | Path, *, model_type: str) -> HubFolder:
+    """Find a model's folder; a repository on the hub is downloaded once, to the hub's cache.
+
+    Args:
+        source: path of the folder, or `owner/name` on the hub.
+        model_type: expected `model_type` in the config.
+
+    Raises:
+        WeightsError: There is no such folder or repository, it cannot be fetched, it lacks the config or the
+            weights, or it holds another type of model.
+    """
+    path = Path(source).expanduser()
+    name = str(source)
+    if path.is_dir():
+        name = path.resolve().name
+    else:
+        path = _fetch(name, (*_DESCRIPTIONS, _WEIGHTS[0]))
+    files = _weights_in(path)
+    if not files and not Path(source).expanduser().is_dir():
+        path = _fetch(name, (*_DESCRIPTIONS, _WEIGHTS[1]))
+        files = _weights_in(path)
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{source} has no config.json; a folder of a {model_type} model has one."
+        ) from None
+    except (ValueError, AttributeError) as error:
+        raise WeightsError(f"{source}: its config.json is not valid ({error}). Fetch it again.") from None
+    if found != model_type:
+        raise WeightsError(f'{source} is a model of type "{found}"; expected "{model_type}".')
+    if not files:
+        raise WeightsError(f"{source} has no weights; expected {' or '.join(_WEIGHTS)}.")
+    return HubFolder(path, name, files)
+
+
+def _weights_in(folder: Path) -> tuple[Path, ...]:
+    found = (tuple(sorted(folder.glob(pattern))) for pattern in _WEIGHTS)
+    return next(filter(None, found), ())
+
+
+def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{name}: no such folder, and cannot be fetched from the Hugging Face Hub: {error} On a machine "
+            "without a network, name a folder with the repository's files."
+        ) from None
