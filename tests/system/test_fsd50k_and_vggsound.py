@@ -15,6 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests.miniatures import FSD50K_NAMES, VGGSOUND_NAMES, write_fsd50k, write_vggsound
 from tests.system.conftest import ROOT, Command
+from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.split_probe import probe_splits
 
 SMALL = {
     **{"n_fft": 1024, "hop_length": 512, "win_length": 1024, "spec_height": 32, "spec_width": 32},
@@ -90,3 +92,62 @@ def test_vggsound_is_scored_by_class_names_on_the_test_clips_alone(command: Comm
         "d'": math.sqrt(2) * norm.ppf(area),
     }
     assert {name: result["last"][name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_probe_on_fsd50k_trains_on_train_chooses_on_val_and_tests_on_eval(
+    command: Command, tmp_path: Path
+) -> None:
+    root = write_fsd50k(tmp_path / "FSD50K", train=20, val=10, eval_=10)
+    result, folder = run(command, "fsd50k-probe", root, tmp_path / "results")
+    assert result["dataset"] == "part of FSD50K (40 of 51,197 dev and eval clips)"
+    assert result["evaluations"]["features"] == {"audio": {"items": 40, "dimensions": 24}}
+    stored = FeatureTable.read(folder / "features.safetensors")
+    assert stored.splits == ("train",) * 20 + ("validation",) * 10 + ("test",) * 10
+    assert stored.labels[:2] == (("bass guitar", "guitar"), ("chirp and tweet",))
+    probed = result["evaluations"]["probe"]
+    assert list(probed) == ["audio", "chance"]
+    assert list(probed["audio"]) == ["mAP", "AUC", "d'", "C", "validation"]
+    expected = probe_splits(stored, C=[1e-4, 1e-3, 1e-2, 0.1, 1.0])["audio"]
+    for name in ("mAP", "AUC", "C", "validation"):
+        assert probed["audio"][name] == pytest.approx(expected[name], rel=1e-6), name
+    assert probed["audio"]["mAP"] > probed["chance"]["mAP"]
+
+
+def test_a_probe_on_vggsound_chooses_on_a_share_of_the_training_videos(
+    command: Command, tmp_path: Path
+) -> None:
+    root = write_vggsound(tmp_path / "VGGSound", train=25, test=10)
+    result, folder = run(command, "vggsound-probe", root, tmp_path / "results")
+    stored = FeatureTable.read(folder / "features.safetensors")
+    assert stored.splits is not None
+    assert [stored.splits.count(name) for name in ("train", "validation", "test")] == [20, 5, 10]
+    probed = result["evaluations"]["probe"]
+    assert list(probed["audio"]) == ["accuracy", "mAP", "AUC", "d'", "C", "validation"]
+    assert probed["audio"]["accuracy"] > probed["chance"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("fsd50k", {"whole": False}, "the data set has test only. Set Dataset.args.whole to true."),
+        (
+            "vggsound",
+            {"validation_share": None},
+            "a validation split, which the data set lacks; give one value",
+        ),
+    ],
+)
+def test_a_probe_without_the_parts_that_it_needs_is_refused(
+    command: Command, tmp_path: Path, name: str, changes: dict[str, Any], said: str
+) -> None:
+    root = (write_fsd50k if name == "fsd50k" else write_vggsound)(tmp_path / name)
+    ours = {
+        "extends": str(ROOT / f"protocols/audioclip-{name}-probe.json"),
+        "Setup": {"batch_train": 4, "workers_test": 0, "saved_models_path": str(tmp_path / "results")},
+        "Model": {"args": {**SMALL, "pretrained": False}},
+        "Dataset": {"args": {"root": str(root), **changes}},
+        "Reporters": [],
+    }
+    refused = command(ours)
+    assert refused.status == 2
+    assert "Evaluations.probe: " in refused.err and said in refused.err

@@ -19,7 +19,18 @@ from model.sounds.decoding import Segment
 from utils.datasets.cached import RESAMPLED, CachedDataset
 from utils.datasets.checks.names import name_findings
 from utils.datasets.checks.segments import misplaced_segments
-from utils.datasets.sample import DescribedSample, Entries, Entry, Listing, Sample, SampleFiles, text_of
+from utils.datasets.sample import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    DescribedSample,
+    Entries,
+    Entry,
+    Listing,
+    Sample,
+    SampleFiles,
+    text_of,
+)
 from utils.datasets.sources.cache import ClipCache
 from utils.datasets.sources.exclusion import Exclude, Exclusion
 from utils.datasets.sources.frames import Frames
@@ -188,6 +199,12 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
         audio = None if entry.audio is None else self.root / entry.audio
         images = tuple(self.root / path for path in entry.images)
         return SampleFiles(audio, images, labels=list(entry.labels), captions=entry.captions)
+
+    @property
+    def official_splits(self) -> tuple[str, ...]:
+        """Names of the official splits that samples of this split belong to."""
+        there = () if self._all_splits is None else set(self._splits.tolist())
+        return tuple(name for name in (TRAIN, VALIDATION, TEST) if name in there)
 
     def __len__(self) -> int:
         return len(self.entries)

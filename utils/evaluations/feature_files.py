@@ -5,7 +5,8 @@ tensors    <kind>   float32 [N, D]   one tensor per kind of features, such as au
            <kind>.clip   int64 [n]   index of each row's clip, for kinds of which a clip can have several rows
            fold     int64   [N]      if the data set has folds
            target   int64   [N]      index into class_names, if every clip has exactly one label
-metadata   format, kinds, clips, labels, class_names, dataset: strings; all except format and dataset are JSON
+metadata   format, kinds, clips, labels, class_names, dataset, and splits if the data set has official splits:
+           strings; all except format and dataset are JSON
 ```
 """
 
@@ -20,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+
+from utils.datasets.sample import TEST, TRAIN, VALIDATION
 
 FILE_NAME = "features.safetensors"
 
@@ -42,6 +45,7 @@ class FeatureTable:
         class_names: all labels.
         dataset: name of the data set in results.
         folds: fold number of each clip, int64 `[N]`; None if the data set has no folds.
+        splits: official split of each clip, "train", "validation" or "test"; None if there are none.
 
     Raises:
         ValueError: Lengths differ, there are no features, or a label is not a class.
@@ -53,6 +57,7 @@ class FeatureTable:
     class_names: tuple[str, ...]
     dataset: str
     folds: NDArray[np.int64] | None = None
+    splits: tuple[str, ...] | None = None
     clips_of: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -69,6 +74,10 @@ class FeatureTable:
         lengths |= {"clips": len(self.clips), "labels": len(self.labels)}
         if self.folds is not None:
             lengths["fold"] = len(self.folds)
+        if self.splits is not None:
+            lengths["splits"] = len(self.splits)
+            if other := set(self.splits) - {TRAIN, VALIDATION, TEST}:
+                raise ValueError(f'"{min(other)}" is not a split; train, validation and test are')
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{name} has {count}" for name, count in lengths.items())
             raise ValueError(f"the lengths differ: {counts}")
@@ -103,6 +112,7 @@ class FeatureTable:
             "clips": self.clips,
             "labels": self.labels,
             "class_names": self.class_names,
+            **({} if self.splits is None else {"splits": self.splits}),
         }
         metadata = {name: json.dumps(content, ensure_ascii=False) for name, content in listed.items()}
         part = path.with_name(path.name + ".part")
@@ -132,6 +142,7 @@ class FeatureTable:
                 class_names=tuple(listed["class_names"]),
                 dataset=about["dataset"],
                 folds=tensors.get("fold"),
+                splits=tuple(json.loads(about["splits"])) if "splits" in about else None,
                 clips_of={kind: tensors[kind + _CLIP] for kind in listed["kinds"] if kind + _CLIP in tensors},
             )
         except FileNotFoundError as error:

@@ -81,6 +81,7 @@ class CollectingEvaluation(Evaluation):
         records = [record(self._dataset, index) for index in indices]
         names = [known.get("clip", index) for known, index in zip(records, indices, strict=True)]
         in_folds = all("fold" in known for known in records)
+        in_splits = all("split" in known for known in records)
         return FeatureTable(
             features=features,
             clips_of=clips_of,
@@ -89,6 +90,7 @@ class CollectingEvaluation(Evaluation):
             class_names=tuple(getattr(self._dataset, "class_names", ())),
             dataset=results_name(self._dataset),
             folds=np.array([known["fold"] for known in records], dtype=np.int64) if in_folds else None,
+            splits=tuple(str(known["split"]) for known in records) if in_splits else None,
         )
 
 
@@ -97,8 +99,8 @@ class Features(CollectingEvaluation):
 
     Clips that have several captions have as many rows of text features.
 
-    If `Dataset.args.fold` is null, these are the features of the whole data set. The resulting table has the
-    numbers of samples and dimensions.
+    If `Dataset.args.fold` is null, or `Dataset.args.whole` is true, these are the features of the whole data
+    set. The resulting table has the numbers of samples and dimensions.
     """
 
     def finish(self, folder: Path) -> FigureTable:

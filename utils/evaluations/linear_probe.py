@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.evaluation import FigureTable
 from ignite_trainer.api.self_description import folds, held_out_folds
 from ignite_trainer.api.task import StepOutput, Task
+from utils.datasets.sample import TEST, TRAIN, VALIDATION
 from utils.evaluations.features import CollectingEvaluation
-from utils.evaluations.probe import check_penalty, probe
+from utils.evaluations.probe import penalties, probe_table
 
 BASELINE_ROW = "log-mel statistics"
 BANDS = 64
@@ -29,26 +30,50 @@ _FULL_SCALE = 32768.0
 
 
 class LinearProbe(CollectingEvaluation):
-    """Train a linear classifier on frozen features, holding out each fold of the data set in turn.
+    """Train a linear classifier on frozen features, holding out each fold in turn, or on official splits.
 
     The task computes the features in a pass over the whole data set, which requires `Dataset.args.fold` to be
-    null. `utils.evaluations.probe.probe` describes the resulting table.
+    null, or `Dataset.args.whole` to be true. `utils.evaluations.probe.probe` and
+    `utils.evaluations.split_probe.probe_splits` describe the resulting tables.
 
     Args:
-        C: inverse strength of the probe's L2 penalty, above 0.
+        C: inverse strength of the probe's L2 penalty, above 0. Of several values, the best one on the
+            official validation split is used; the test split has no part in it.
         baseline: baseline to probe as well: "log-mel" for statistics of each clip's log-mel spectrogram,
             computed from the task's audio input; None for no baseline.
     """
 
-    def __init__(self, *, C: float = 1.0, baseline: Literal["log-mel"] | None = None) -> None:
-        check_penalty(C)
+    def __init__(
+        self, *, C: float | Sequence[float] = 1.0, baseline: Literal["log-mel"] | None = None
+    ) -> None:
         if baseline not in (None, "log-mel"):
             raise ValueError(f'baseline is "{baseline}"; allowed: log-mel, null.')
-        self._C = C
+        self._C = penalties(C)
         self._baseline = baseline
 
     def prepare(self, model: nn.Module, task: Task, *, test: Any) -> None:
-        """Check that the whole data set is evaluated and has folds."""
+        """Check that the whole data set is evaluated and has official splits or folds."""
+        if splits := tuple(getattr(test, "official_splits", ())):
+            if not {TRAIN, TEST} <= set(splits):
+                raise ValueError(
+                    "the linear probe trains on the official training split and tests on the test split; the "
+                    f"data set has {' and '.join(splits)} only. Set Dataset.args.whole to true."
+                )
+            if len(self._C) > 1 and VALIDATION not in splits:
+                raise ValueError(
+                    f"C is {list(self._C)}, to be chosen on a validation split, which the data set lacks; "
+                    "give one value, or set Dataset.args.validation_share."
+                )
+        else:
+            self._check_folds(test)
+        if not getattr(test, "class_names", None):
+            raise ValueError(f"{type(test).__name__} has no class_names; a probe is fitted to labels.")
+        if self._baseline and not hasattr(test, "sample_rate"):
+            raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
+        super().prepare(model, task, test=test)
+        self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def _check_folds(self, test: Any) -> None:
         if held_out := held_out_folds(test):
             numbers = ", ".join(map(str, held_out))
             raise ValueError(
@@ -57,11 +82,10 @@ class LinearProbe(CollectingEvaluation):
             )
         if (count := len(folds(test))) < 2:
             raise ValueError(f"the linear probe needs at least two folds; the data set has {count}.")
-        if not getattr(test, "class_names", None):
-            raise ValueError(f"{type(test).__name__} has no class_names; a probe is fitted to labels.")
-        if self._baseline and not hasattr(test, "sample_rate"):
-            raise ValueError('the baseline "log-mel" needs the sample_rate of the data set, which has none.')
-        super().prepare(model, task, test=test)
+        if len(self._C) > 1:
+            raise ValueError(
+                f"C is {list(self._C)}; with folds, there is no validation split to choose on. Give one."
+            )
 
     def step(self, model: nn.Module, indices: Tensor, batch: Any, output: StepOutput) -> None:
         """Collect the features of a batch and the statistics of its audio."""
@@ -73,7 +97,7 @@ class LinearProbe(CollectingEvaluation):
 
     def finish(self, folder: Path) -> FigureTable:  # noqa: ARG002
         """Train and test the probe."""
-        return probe(self.table(), C=self._C)
+        return probe_table(self.table(), C=self._C, device=self._device)
 
 
 def log_mel_statistics(clips: Iterable[Tensor], sample_rate: int) -> NDArray[np.float32]:

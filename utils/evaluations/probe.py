@@ -1,6 +1,6 @@
-"""Linear probe: accuracy of a linear classifier on frozen features, cross-validated over the official folds.
+"""Linear probe: a linear classifier on frozen features, cross-validated over folds, or on official splits.
 
-    python -m utils.evaluations.probe features.safetensors [--C 1.0] [--json]
+    python -m utils.evaluations.probe features.safetensors [--C 0.01 0.1 1] [--json]
 
 The evaluation `utils.evaluations.LinearProbe` does the same in a run.
 """
@@ -19,14 +19,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ignite_trainer.support.terminal import replace_unknown_letters, show_matrix
 from utils.evaluations.feature_files import FeatureTable
+from utils.evaluations.split_probe import CHANCE, probe_splits
 
 logger = logging.getLogger(__name__)
 
-CHANCE = "chance"
 _MOST_STEPS = 2000
+
+
+def probe_table(
+    table: FeatureTable, *, C: Sequence[float], device: torch.device | str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Probe the official splits if there are any (see `probe_splits`), and otherwise the folds (see `probe`).
+
+    Raises:
+        ValueError: The table is not suitable, or several C are given without splits to choose on.
+    """
+    if table.splits is not None:
+        return probe_splits(table, C=C, device=device)
+    if len(C) > 1:
+        raise ValueError(f"C is {list(C)}; without official splits there is nothing to choose on. Give one.")
+    return probe(table, C=C[0])
 
 
 def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]:
@@ -57,7 +73,7 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    check_penalty(C)
+    penalties(C)
     targets, folds = table.targets, table.folds
     if targets is None:
         raise ValueError(
@@ -98,10 +114,13 @@ def probe(table: FeatureTable, *, C: float = 1.0) -> dict[str, dict[str, float]]
     return rows
 
 
-def check_penalty(C: object) -> None:
-    """Raise ValueError unless C is a positive number."""
-    if isinstance(C, bool) or not isinstance(C, int | float) or not 0 < C < math.inf:
-        raise ValueError(f"C is {C}; a positive number is expected.")
+def penalties(C: object) -> tuple[float, ...]:
+    """Return one or several values of C; raise ValueError unless they are positive numbers."""
+    values = tuple(C) if isinstance(C, list | tuple) and C else (C,)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"C is {value}; a positive number is expected.")
+    return values
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -109,24 +128,38 @@ def main(arguments: Sequence[str]) -> int:
     replace_unknown_letters()
     parser = argparse.ArgumentParser(
         prog="python -m utils.evaluations.probe",
-        description="Train and test a linear probe on stored features, holding out each fold in turn.",
+        description="Train and test a linear probe on stored features, holding out each fold in turn, or on "
+        "the official splits.",
     )
     parser.add_argument("features", type=Path, metavar="FILE", help="features.safetensors of a run")
-    parser.add_argument("--C", type=float, default=1.0, help="inverse of the penalty (default: %(default)s)")
+    parser.add_argument(
+        "--C",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="inverse of the penalty (default: 1.0); of several, the best on the validation split is used",
+    )
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     given = parser.parse_args(arguments)
     try:
         table = FeatureTable.read(given.features)
-        rows = probe(table, C=given.C)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        rows = probe_table(table, C=penalties(given.C), device=device)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if given.json:
         print(json.dumps(rows, indent=2))
     else:
-        title = f"Accuracy of a linear probe, {table.dataset}: {len(table):,} clips, C = {given.C:g}"
-        cells = {kind: [f"{value:.4f}" for value in row.values()] for kind, row in rows.items()}
-        show_matrix(title, [*next(iter(rows.values()))], cells)
+        what = "Accuracy of a linear probe" if table.splits is None else "Linear probe"
+        strengths = ", ".join(f"{value:g}" for value in given.C)
+        title = f"{what}, {table.dataset}: {len(table):,} clips, C = {strengths}"
+        columns = [*next(iter(rows.values()))]
+        cells = {
+            kind: [f"{row[name]:.4f}" if name in row else "" for name in columns]
+            for kind, row in rows.items()
+        }
+        show_matrix(title, columns, cells)
     return 0
 
 
