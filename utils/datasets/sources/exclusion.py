@@ -177,7 +177,9 @@ def _audioset(root: Path) -> Iterator[str]:
 
 
 def _audiocaps(root: Path) -> Iterator[str]:
-    return (youtube(row.required("youtube_id")) for row in read_table(root / "test.csv", ["youtube_id"]))
+    tables = [root / folder / "test.csv" for folder in (".", "dataset", "csv", "metadata")]
+    table = next((path for path in tables if path.is_file()), tables[0])
+    return (youtube(row.required("youtube_id")) for row in read_table(table, ["youtube_id"]))
 
 
 def _vggsound(root: Path) -> Iterator[str]:

@@ -44,7 +44,7 @@ TABLES: dict[str, tuple[str, str, set[str]]] = {
         {"youtube:--4gqARaEJE", "youtube:--BfvyPmVMo"},
     ),
     "AudioCaps": (
-        "test.csv",
+        "dataset/test.csv",
         'audiocap_id,youtube_id,start_time,caption\n103541,7fmOlUlwoNg,110,"Rain, falling"\n',
         {"youtube:7fmOlUlwoNg"},
     ),
