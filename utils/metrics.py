@@ -5,20 +5,23 @@ Name others directly: `ignite.metrics.Accuracy`, `ignite.metrics.TopKCategorical
 that a fold happens to contain; the metrics here skip such classes.
 """
 
-# ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import)
+# ruff: noqa: PLC0415 (scikit-learn and scipy take seconds to import; the probe in evaluations imports this module)
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from ignite.metrics import EpochMetric
+from ignite.metrics import EpochMetric, Metric
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from ignite_trainer.api.task import StepOutput
 
 _MOST_RANKS = 10_000_000
 """Maximum number of scores to rank at once, about 0.5 GB."""
@@ -78,6 +81,77 @@ class MacroAccuracy(EpochMetric):
 
     def __init__(self, output_transform: Callable[..., Any] = lambda output: output) -> None:
         super().__init__(_macro_accuracy, output_transform, check_compute_fn=False)
+
+
+class Retrieval(Metric):
+    """A figure of retrieval between modalities of samples, by which the best epoch can be chosen.
+
+    All items of one modality are ranked for each query in another, such as the sounds for each caption. The
+    positives are the items of the same sample. `utils.evaluations.retrieval` defines the figures.
+
+    Args:
+        figure: "R@k", "hit@k" or "mAP@k" for any k, "P@1" or "mAP".
+        direction: modalities of queries and items.
+
+    Raises:
+        ValueError: An argument is invalid, or the task does not embed a modality.
+    """
+
+    reads_features = True
+
+    def __init__(
+        self,
+        figure: str = "mAP@10",
+        *,
+        direction: str = "text -> audio",
+        output_transform: Callable[..., Any] = lambda output: output,
+    ) -> None:
+        known = re.fullmatch(r"(?:R|hit|mAP)@([1-9]\d{0,8})|P@1|mAP", figure)
+        if not known:
+            raise ValueError(
+                f'figure is "{figure}"; such as "R@1", "hit@5", "mAP@10", "P@1" or "mAP" is expected.'
+            )
+        if not re.fullmatch(r"\w+ -> \w+", direction):
+            raise ValueError(f'direction is "{direction}"; such as "text -> audio" is expected.')
+        self._figure, self._rank = figure, int(known[1] or 1)
+        self._modalities = tuple(direction.split(" -> "))
+        super().__init__(output_transform)
+
+    def reset(self) -> None:
+        """Discard the features from an earlier pass."""
+        self._samples = 0
+        self._features: dict[str, list[Tensor]] = {name: [] for name in self._modalities}
+        self._owners: dict[str, list[Tensor]] = {name: [] for name in self._modalities}
+
+    def update(self, output: StepOutput) -> None:
+        """Collect the features of a batch; raise ValueError if a modality is missing."""
+        counts = output.counts or {}
+        for name in self._modalities:
+            features = (output.features or {}).get(name)
+            if features is None:
+                given = " and ".join(output.features or {}) or "nothing"
+                raise ValueError(
+                    f"it compares {' and '.join(self._modalities)}, but the task embeds {given}."
+                )
+            owners = torch.arange(len(output.y_pred))
+            if name in counts:
+                owners = owners.repeat_interleave(counts[name].cpu())
+            values = features.detach().float().cpu()
+            present = values.isnan().any(dim=1).logical_not()
+            self._features[name].append(values[present])
+            self._owners[name].append(owners[present] + self._samples)
+        self._samples += len(output.y_pred)
+
+    def compute(self) -> float:
+        """Rank the items for each query."""
+        from utils.evaluations.retrieval import PositivePairs, retrieval_metrics
+
+        queries, items = (torch.cat(self._features[name]) for name in self._modalities)
+        positives = PositivePairs.by_label(*(torch.cat(self._owners[name]) for name in self._modalities))
+        values = retrieval_metrics(queries, items, positives, k=[self._rank]).values
+        # Without several positives of a query, hit@k is R@k; hit@1 is P@1.
+        equal = "P@1" if self._figure == "hit@1" else self._figure.replace("hit", "R")
+        return values.get(self._figure, values[equal])
 
 
 class MeanScore(EpochMetric):

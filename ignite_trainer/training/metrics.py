@@ -85,7 +85,7 @@ def _trial(blueprint: Blueprint, where: str, line: LineSpec, output: StepOutput)
     try:
         with warnings.catch_warnings(record=True):  # warnings about the made-up scores
             metric.reset()
-            metric.update(scores_and_targets(output))
+            metric.update(_read_part(type(metric))(output))
             _number(metric.compute(), line.line_label)
     except NotComputableError:
         return ""
@@ -145,10 +145,15 @@ def scores_and_targets(output: StepOutput) -> tuple[Tensor, Tensor]:
     return output.y_pred, output.y
 
 
+def _read_part(kind: Callable[..., Any]) -> Callable[[StepOutput], Any]:
+    """Return the function that selects a metric's input; with the attribute `reads_features`, all of it."""
+    return (lambda output: output) if getattr(kind, "reads_features", False) else scores_and_targets
+
+
 def _metric(blueprint: Blueprint, where: str, line: LineSpec, device: torch.device) -> Metric:
     """Build a metric that accumulates on the device if it can, so that no step waits for the metric."""
     kind = blueprint.metrics[where]
-    args: dict[str, Any] = {**line.args, "output_transform": scores_and_targets}
+    args: dict[str, Any] = {**line.args, "output_transform": _read_part(kind)}
     if "device" in inspect.signature(kind).parameters:
         args.setdefault("device", device)
     metric = build(kind, args, where=where)

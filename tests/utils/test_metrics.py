@@ -19,8 +19,10 @@ from toy_research.watching import Notebook
 
 from ignite_trainer.api.predictions import Predictions
 from ignite_trainer.support.errors import RunFailed
+from tests.utils.evaluations.captioned import Problem
 from utils import metrics
-from utils.metrics import DPrime, MacroAccuracy, MacroROCAUC, MeanAveragePrecision
+from utils.evaluations import Querying
+from utils.metrics import DPrime, MacroAccuracy, MacroROCAUC, MeanAveragePrecision, Retrieval
 
 
 def evaluate(root: Path, kind: str, *, several: bool = False, **args: Any) -> tuple[float, Predictions]:
@@ -191,3 +193,34 @@ def test_macro_accuracy_by_hand_over_two_batches() -> None:
     assert computed(MacroAccuracy(), *batches) == pytest.approx((3 / 4 + 1 / 2) / 2)
     # ignite counts classes 1 and 3 as 0.
     assert computed(ignite.metrics.Recall(average="macro"), *batches) == pytest.approx((3 / 4 + 1 / 2) / 4)
+
+
+# Retrieval
+
+
+@pytest.mark.parametrize("figure", ["mAP@10", "mAP@3", "mAP", "R@1", "R@5", "hit@1", "hit@5", "P@1"])
+@pytest.mark.parametrize("direction", ["text -> audio", "audio -> text"])
+def test_the_figure_that_chooses_an_epoch_is_that_of_querying(
+    tmp_path: Path, figure: str, direction: str
+) -> None:
+    problem = Problem(7, [5, 3, 0, 1, 6, 2, 4, 5, 5, 2, 3])
+    querying = problem.collect(Querying(pairs="pair", k=[1, 3, 5, 10]), 4).finish(tmp_path)[direction]
+    if figure == "mAP@3":
+        querying = problem.collect(Querying(pairs="pair", k=[3]), 4).finish(tmp_path)[direction]
+    metric = Retrieval(figure, direction=direction)
+    for batch_size in (3, 11):
+        metric.reset()
+        problem.give(metric.update, batch_size)
+        name = "P@1" if figure == "hit@1" else figure
+        expected = querying.get(name, querying.get(name.replace("hit", "R")))
+        assert metric.compute() == pytest.approx(expected, abs=1e-12)
+
+
+def test_figures_and_directions_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'^figure is "medR"; such as "R@1"'):
+        Retrieval("medR")
+    with pytest.raises(ValueError, match=r'^direction is "text"; such as "text -> audio" is expected\.$'):
+        Retrieval(direction="text")
+    metric = Retrieval(direction="image -> audio")
+    with pytest.raises(ValueError, match="it compares image and audio, but the task embeds audio and text"):
+        Problem(1, [1, 1]).give(metric.update, 2)

@@ -2,61 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from torch import nn
 
-from ignite_trainer.api.task import StepOutput
+from tests.utils.evaluations.captioned import Problem
 from utils.evaluations import Features, Querying
 from utils.evaluations.feature_files import FeatureTable
 
-MODEL = nn.Identity()
 KS = (1, 5, 10)
-Vectors = NDArray[np.float32]
-
-
-class Problem:
-    """Clips with random unit embeddings of their sound and of each caption."""
-
-    def __init__(self, seed: int, counts: Sequence[int]) -> None:
-        random = np.random.default_rng(seed)
-        self.owners = np.repeat(np.arange(len(counts)), counts)
-        centres = random.normal(size=(len(counts), 6))
-        self.audio = unit(centres + 0.7 * random.normal(size=centres.shape))
-        self.captions = unit(centres[self.owners] + random.normal(size=(len(self.owners), 6)))
-        self.order = random.permutation(len(counts))
-
-    def collect(self, evaluation: Any, batch_size: int) -> Any:
-        """Give an evaluation the clips in random order, in batches."""
-        data = SimpleNamespace(class_names=(), record=lambda index: {"clip": f"clip {index}"})
-        evaluation.prepare(MODEL, SimpleNamespace(gives_features=True), test=data)
-        evaluation.start(MODEL)
-        for start in range(0, len(self.order), batch_size):
-            indices = self.order[start : start + batch_size]
-            rows = [np.flatnonzero(self.owners == index) for index in indices]
-            audio = torch.from_numpy(self.audio[indices])
-            text = torch.from_numpy(self.captions[np.concatenate(rows)])
-            output = StepOutput(
-                torch.zeros(len(indices)),
-                torch.zeros(len(indices)),
-                features={"audio": audio, "text": text},
-                counts={"text": torch.tensor([len(of_clip) for of_clip in rows])},
-            )
-            batch = SimpleNamespace(labels=None)
-            evaluation.step(MODEL, torch.from_numpy(indices), batch, output)
-        return evaluation
-
-
-def unit(vectors: NDArray[np.float64]) -> Vectors:
-    result: Vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return result
 
 
 def sounds_for_captions(problem: Problem) -> dict[str, float]:
