@@ -1,6 +1,7 @@
 """Data sets that protocols name. To add one, subclass `FoldDataset` (see `folds`)."""
 
 from utils.datasets.audioset import AudioSet
+from utils.datasets.captions import AudioCaps, Clotho
 from utils.datasets.esc50 import ESC50
 from utils.datasets.folds import FoldDataset
 from utils.datasets.fsd50k import FSD50K
@@ -15,8 +16,10 @@ from utils.datasets.vggsound import VGGSound
 __all__ = [
     "ESC50",
     "FSD50K",
+    "AudioCaps",
     "AudioSet",
     "Clip",
+    "Clotho",
     "FoldDataset",
     "MadeScenes",
     "MadeSounds",

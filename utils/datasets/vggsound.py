@@ -16,7 +16,7 @@ from utils.datasets.cached import check_flags, checked_share, share_of
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
-from utils.datasets.sources.audioset_files import VIDEO, Sounds, find_sounds
+from utils.datasets.sources.audioset_files import VIDEO, find_sounds, unused_sounds
 from utils.datasets.sources.cells import Place, Record, RowError, shortlist
 from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
 from utils.datasets.sources.recordings import youtube
@@ -28,7 +28,6 @@ CLASSES = 309
 
 _TABLE = "vggsound.csv"
 _COLUMNS = ("youtube_id", "start_seconds", "label", "split")
-_EXTRACT = "`ffmpeg -ss START -t 10 -i YTID.mp4 -ac 1 -ar 44100 audio/YTID_START.flac`"
 
 
 class VGGSound(ListedDataset):
@@ -98,7 +97,7 @@ class VGGSound(ListedDataset):
         which = " and ".join(used)
         counted = (
             f"{table.name}: {published:,} {which} clips published, {len(listed):,} listed, "
-            f"{len(clips):,} with a sound.{_unused(sounds)}"
+            f"{len(clips):,} with a sound.{unused_sounds(sounds)}"
         )
         if not clips:
             raise FileNotFoundError(
@@ -184,16 +183,3 @@ def _class_names(table: Path, rows: Sequence[_Row]) -> list[str]:
             f"{table} has {len(counts)} labels; VGGSound has {CLASSES}. The rarest are {shortlist(rare)}."
         )
     return sorted(counts)
-
-
-def _unused(sounds: Sounds) -> str:
-    """Describe the unusable files."""
-    text = ""
-    if sounds.other_parts:
-        text += (
-            f" {len(sounds.other_parts):,} files hold another part of their video, or do not say which, such "
-            f"as {sounds.other_parts[0]}."
-        )
-    if only_videos := len(sounds.videos - {video for video, _ in sounds.paths}):
-        text += f" {only_videos:,} videos are not decoded here; extract sounds by {_EXTRACT}."
-    return text

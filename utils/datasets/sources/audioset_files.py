@@ -37,6 +37,7 @@ VIDEO = r"[A-Za-z0-9_-]{11}"
 """Regular expression for a YouTube identifier."""
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
 _NAME = re.compile(f"Y?({VIDEO}){_NUMBER}?{_NUMBER}?{_NUMBER}?", re.ASCII)
+_EXTRACT_SOUND = "`ffmpeg -ss START -t 10 -i YTID.mp4 -ac 1 -ar 44100 audio/YTID_START.flac`"
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -252,6 +253,19 @@ def find_sounds(root: Path, begins: Mapping[str, Sequence[float]]) -> Sounds:
         elif video and f".{suffix.lower()}" in UNDECODED_AUDIO_SUFFIXES:
             sounds.videos.add(video)
     return sounds
+
+
+def unused_sounds(sounds: Sounds) -> str:
+    """Describe the files that `find_sounds` cannot use, as sentences with a space before them."""
+    text = ""
+    if sounds.other_parts:
+        text += (
+            f" {len(sounds.other_parts):,} files hold another part of their video, or do not say which, such "
+            f"as {sounds.other_parts[0]}."
+        )
+    if only_videos := len(sounds.videos - {video for video, _ in sounds.paths}):
+        text += f" {only_videos:,} videos are not decoded here; extract sounds by {_EXTRACT_SOUND}."
+    return text
 
 
 def _video(name: str, begins: Container[str]) -> tuple[str | None, list[float]]:
