@@ -1,9 +1,10 @@
-"""Small data set of synthetic scenes with audio, image and labels, generated on first access.
+"""Small data set of synthetic scenes with audio, image, labels and captions, generated on first access.
 
 ```text
 labels   "siren", "rain"            one to `most_labels` of six classes
 audio    a mix of their sounds      see `utils.datasets.made_sounds`
 image    a shape for each label     the class decides form and colour; random place, noisy background
+captions "the sound of rain and siren"   one or several phrasings of the labels, if there are any captions
 ```
 
 Results on it say nothing about real data.
@@ -23,15 +24,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from utils.datasets.made_sounds import FILE_RATE, SOUNDS, Signal, at_random_peak, rms
-from utils.datasets.sample import Sample
+from utils.datasets.sample import DescribedSample, Sample, text_of
 
 VERSION = 1
 """Increase it whenever a scene changes."""
 
 _LARGEST = 100_000  # scenes
+_PHRASES = ("{}", "the sound of {}", "{} can be heard", "a recording of {}", "{} nearby")
 
 
-class MadeScenes(Dataset[Sample]):
+class MadeScenes(Dataset[Sample | DescribedSample]):
     """Synthetic scenes with one or several labels; equal arguments give equal scenes.
 
     A scene depends on its index, not on the number of scenes. Scenes are kept in memory.
@@ -45,6 +47,7 @@ class MadeScenes(Dataset[Sample]):
         incomplete: fraction of the training scenes that lack the sound or the image, 0..1.
         seconds: length of the sounds, in seconds.
         image_size: height and width of the images, in pixels.
+        captions: number of captions for each scene, 0 to 5.
         seed: random seed.
 
     Raises:
@@ -64,6 +67,7 @@ class MadeScenes(Dataset[Sample]):
         incomplete: float = 0.1,
         seconds: float = 1.0,
         image_size: int = 64,
+        captions: int = 0,
         seed: int = 0,
     ) -> None:
         for name, number, least, most in (
@@ -73,6 +77,7 @@ class MadeScenes(Dataset[Sample]):
             ("incomplete", incomplete, 0, 1),
             ("seconds", seconds, 0.1, 60),
             ("image_size", image_size, 16, 1024),
+            ("captions", captions, 0, len(_PHRASES)),
             ("seed", seed, 0, 2**31),
         ):
             whole = type(number) is int or name in ("incomplete", "seconds")
@@ -88,7 +93,10 @@ class MadeScenes(Dataset[Sample]):
             for size in range(1, most_labels + 1)
             for chosen in itertools.combinations(range(len(SOUNDS)), size)
         ]
+        self._captions = captions
+        self.described = captions > 0
         made_from = [VERSION, train, self._count, most_labels, self._incomplete, seconds, image_size, seed]
+        made_from += [captions] * self.described
         self.digest = hashlib.sha256(repr(made_from).encode()).hexdigest()
         self._made: dict[int, tuple[NDArray[np.int16] | None, Tensor | None]] = {}
 
@@ -99,7 +107,7 @@ class MadeScenes(Dataset[Sample]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | DescribedSample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"scene index {index} is out of range for {len(self)} scenes")
         index %= len(self)
@@ -108,7 +116,13 @@ class MadeScenes(Dataset[Sample]):
             self._made[index] = self._make(index, classes)
         sound, picture = self._made[index]
         audio = None if sound is None else sound.astype(np.float32)[None]
-        return Sample(audio, picture, [self.class_names[number] for number in classes])
+        labels = [self.class_names[number] for number in classes]
+        if not self.described:
+            return Sample(audio, picture, labels)
+        # Every other caption has the labels in reverse order.
+        orders = [" and ".join(order) for order in (labels, labels[::-1])]
+        captions = [phrase.format(orders[at % 2]) for at, phrase in enumerate(_PHRASES[: self._captions])]
+        return DescribedSample(audio, picture, labels, text_of(captions))
 
     def _make(self, index: int, classes: tuple[int, ...]) -> tuple[NDArray[np.int16] | None, Tensor | None]:
         random = np.random.default_rng([self._seed, int(self._train), index])

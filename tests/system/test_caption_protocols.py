@@ -1,0 +1,143 @@
+"""The protocols of Clotho and AudioCaps run on miniatures; their figures equal brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_research.records import events
+
+from model.audioclip import AudioCLIP
+from model.weights.loading import read_state_dict
+from tests.small_backbone import small_backbone
+from tests.system.conftest import QUIET, Command
+from tests.utils.datasets.caption_sets import write_audiocaps, write_clotho
+from utils.datasets import AudioCaps, Clotho
+
+SIZES: dict[str, Any] = {
+    "embed_dim": 32,
+    "image_resolution": 32,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "context_length": 16,
+    "transformer_width": 32,
+    "transformer_heads": 2,
+    "transformer_layers": 1,
+    "spec_height": 32,
+    "spec_width": 32,
+}
+SAMPLES = 8820  # of a window and of a training clip
+SMALL = ["--Model.args.pretrained", "false", "-w", "0", "-W", "0", "-R", "3", "-b", "2", "-B", "2"]
+SMALL += ["--Task.args.window_samples", str(SAMPLES), "--Dataset.args.progress", "false"]
+for place in (1, 2, 3):
+    SMALL += [f"--Transforms.{place}.args.out_len", str(SAMPLES)]
+for name, size in SIZES.items():
+    SMALL += [f"--Model.args.{name}", *map(str, size if isinstance(size, tuple) else (size,))]
+
+
+def written(kind: str, root: Path) -> Path:
+    """Write a miniature; its sounds have one window and a bit of the next, so they are averaged over two."""
+    write = write_clotho if kind == "clotho" else write_audiocaps
+    return write(root, samples=SAMPLES + 3000, rate=44100)
+
+
+def figures(model: AudioCLIP, data: Clotho | AudioCaps) -> dict[str, dict[str, float]]:
+    """Rank one by one, as DCASE and papers on retrieval define the figures."""
+    audio, text, owners = [], [], []
+    for clip in range(len(data)):
+        sound, _, _, captions = tuple(data[clip])
+        begins = (0, sound.shape[1] - SAMPLES)
+        windows = torch.stack([torch.from_numpy(sound[:, begin : begin + SAMPLES]) for begin in begins])
+        audio.append(torch.nn.functional.normalize(model.encode_audio(windows), dim=1).mean(dim=0))
+        text += [model.encode_text([caption])[0] for caption in captions]
+        owners += [clip] * len(captions)
+    sounds, texts = (
+        torch.nn.functional.normalize(torch.stack(rows).double(), dim=1) for rows in (audio, text)
+    )
+    ranks = [
+        1 + sum(float(other @ caption) > float(sounds[owner] @ caption) for other in sounds)
+        for caption, owner in zip(texts, owners, strict=True)
+    ]
+    by_caption = {f"R@{k}": mean([rank <= k for rank in ranks]) for k in (1, 5, 10)}
+    by_caption["mAP@10"] = mean([1 / rank if rank <= 10 else 0 for rank in ranks])
+    by_caption["medR"] = float(torch.tensor(ranks).double().quantile(0.5))
+    rows = []
+    for clip, sound in enumerate(sounds):
+        ranking = sorted(range(len(texts)), key=lambda caption: -float(sound @ texts[caption]))
+        hits = [owners[caption] == clip for caption in ranking]
+        total = sum(hits)
+        row = {f"R@{k}": sum(hits[:k]) / total for k in (1, 5, 10)}
+        row |= {f"hit@{k}": float(any(hits[:k])) for k in (5, 10)}
+        precisions = [sum(hits[:rank]) / rank for rank in range(1, min(10, len(hits)) + 1) if hits[rank - 1]]
+        row["mAP@10"] = sum(precisions) / min(10, total)
+        rows.append(row)
+    by_sound = {name: mean([row[name] for row in rows]) for name in rows[0]}
+    return {"text -> audio": by_caption, "audio -> text": by_sound}
+
+
+def mean(values: list[Any]) -> float:
+    return float(sum(values) / len(values))
+
+
+@pytest.mark.parametrize(("kind", "data_set"), [("clotho", Clotho), ("audiocaps", AudioCaps)])
+def test_the_zero_shot_figures_equal_brute_force(
+    command: Command, tmp_path: Path, kind: str, data_set: type[Clotho | AudioCaps]
+) -> None:
+    root = written(kind, tmp_path / "data")
+    done = command(f"audioclip-{kind}-zeroshot", *SMALL, *QUIET, "--Dataset.args.root", root)
+    assert done.status == 0, done.err
+    (folder,) = (tmp_path / "results/Zero-shot").iterdir()
+    (measured,) = [event for event in events(folder) if event["event"] == "measurement"]
+    (evaluated,) = [event for event in events(folder) if event["event"] == "evaluation"]
+    torch.manual_seed(3)
+    model = AudioCLIP(pretrained=False, multilabel=False, **SIZES).eval()
+    with torch.inference_mode():
+        expected = figures(model, data_set(root, train=False, cache=False))
+    for direction, values in expected.items():
+        found = {name: measured["table"][direction][name] for name in values}
+        assert found == pytest.approx(values, abs=1e-9), direction
+    by_caption = expected["text -> audio"]
+    assert evaluated["metrics"] == pytest.approx({name: by_caption[name] for name in ("mAP@10", "R@1")})
+
+
+@pytest.mark.parametrize("kind", ["clotho", "audiocaps"])
+def test_fine_tuning_trains_the_towers_of_audio_and_text(command: Command, tmp_path: Path, kind: str) -> None:
+    root = written(kind, tmp_path / "data")
+    words = ["--Dataset.args.root", root, "-e", "1", "--Optimizer.args.lr", "0.01"]
+    done = command(f"audioclip-{kind}", *SMALL, *QUIET, *words)
+    assert done.status == 0, done.err
+    torch.manual_seed(3)
+    before = AudioCLIP(pretrained=False, multilabel=False, **SIZES).state_dict()
+    after = read_state_dict(next(tmp_path.rglob("last_epoch-1.pt")))
+    still = {name for name, tensor in after.items() if torch.equal(tensor, before[name])}
+    of_images = {name for name in after if name.startswith("visual.")}
+    assert still == of_images | {"logit_scale", "logit_scale_ai", "audio.window", "audio.fbsp.bias"}
+
+
+@pytest.mark.parametrize("flag", ["--check", "--explain"])
+def test_the_protocols_can_be_checked_and_explained(command: Command, tmp_path: Path, flag: str) -> None:
+    table = written("clotho", tmp_path / "data") / "clotho_captions_development.csv"
+    table.write_text(table.read_text().replace("caption 4 of development 2", "rain " * 15))
+    done = command("audioclip-clotho", *SMALL, "--Dataset.args.root", tmp_path / "data", flag)
+    assert done.status == 0, done.err
+    if flag == "--check":
+        said = " ".join((done.out + done.err).split())
+        assert "exceeds the text tower's limit of 16 tokens" in said
+        assert "development/Clip 2.wav (17 tokens)" in said
+
+
+@pytest.mark.processes
+def test_training_with_captions_lifts_r_at_1_above_chance(command: Command, tmp_path: Path) -> None:
+    """Four of the 84 held-out scenes share each set of labels, so R@1 is at most 0.25 on average."""
+    words = ["--Dataset.args.scenes", "168", "-e", "8", "-b", "12", "-R", "1"]
+    with small_backbone():
+        assert command("captioned-scenes", *words, *QUIET).status == 0
+    (folder,) = (tmp_path / "results/Captioned-Scenes").iterdir()
+    (measured,) = [event for event in events(folder) if event["event"] == "measurement"]
+    table = measured["table"]
+    assert table["text -> audio"]["queries"] == 420
+    assert table["text -> audio"]["R@1 by chance"] == 1 / 84
+    assert table["text -> audio"]["R@1"] > 3 / 84
+    assert table["audio -> text"]["P@1"] > 3 / 84
