@@ -13,7 +13,7 @@ from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
 from tests.small_backbone import small_backbone
 from tests.system.conftest import QUIET, Command
-from tests.utils.datasets.caption_sets import write_audiocaps, write_clotho
+from tests.utils.datasets.captions.miniatures import write_audiocaps, write_clotho
 from utils.datasets import AudioCaps, Clotho
 
 SIZES: dict[str, Any] = {

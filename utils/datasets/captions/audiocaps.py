@@ -12,6 +12,7 @@ from utils.datasets.cached import check_flags
 from utils.datasets.captions.splits import CaptionedDataset, Split
 from utils.datasets.sample import Entry
 from utils.datasets.sources.audioset_files import VIDEO, Sounds, find_sounds, unused_sounds
+from utils.datasets.sources.exclusion import Exclude
 from utils.datasets.sources.recordings import youtube
 from utils.datasets.sources.tables import read_table
 
@@ -49,6 +50,10 @@ class AudioCaps(CaptionedDataset):
     """
 
     title: ClassVar[str] = "AudioCaps"
+    sources_remedy: ClassVar[str] = (
+        "Leave these out of training with --Dataset.args.exclude AudioCaps, or AudioCaps:FOLDER if its "
+        "tables are not in data/AudioCaps."
+    )
     segments_remedy: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
 
     def __init__(
@@ -63,6 +68,7 @@ class AudioCaps(CaptionedDataset):
         mono: bool | None = True,
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(train=train, validation=validation, whole_videos=whole_videos)
         tables_folder = Path(root).expanduser()
@@ -96,6 +102,7 @@ class AudioCaps(CaptionedDataset):
             mono=mono,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
 
 

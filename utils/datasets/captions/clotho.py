@@ -12,6 +12,7 @@ from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
 from utils.datasets.captions.splits import CaptionedDataset, Split
 from utils.datasets.sample import Entry
+from utils.datasets.sources.exclusion import Exclude
 from utils.datasets.sources.recordings import freesound
 from utils.datasets.sources.tables import read_table
 
@@ -46,6 +47,10 @@ class Clotho(CaptionedDataset):
     """
 
     title: ClassVar[str] = "Clotho"
+    sources_remedy: ClassVar[str] = (
+        "Leave these out of training with --Dataset.args.exclude Clotho, or Clotho:FOLDER if its tables "
+        "are not in data/Clotho."
+    )
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Clotho(CaptionedDataset):
         mono: bool | None = True,
         cache: str | Path | bool | None = None,
         progress: bool = True,
+        exclude: Exclude = None,
     ) -> None:
         check_flags(train=train, validation=validation)
         folder = Path(root).expanduser()
@@ -69,6 +75,7 @@ class Clotho(CaptionedDataset):
             mono=mono,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
 
 

@@ -12,6 +12,7 @@ from ignite_trainer.api.findings import Inspection
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
+from utils.datasets.sources.exclusion import Exclude
 
 
 class Split(NamedTuple):
@@ -68,6 +69,7 @@ class CaptionedDataset(ListedDataset):
         mono: bool | None,
         cache: str | Path | bool | None,
         progress: bool,
+        exclude: Exclude,
     ) -> None:
         kinds = (TRAIN, VALIDATION) if train else (TEST,)
         splits = np.array([kind for kind, part in zip(kinds, parts, strict=False) for _ in part.entries])
@@ -83,6 +85,7 @@ class CaptionedDataset(ListedDataset):
             mono=mono,
             cache=cache,
             progress=progress,
+            exclude=exclude,
         )
         self.held_out_splits = () if train else (parts[0].name,)
         self.results_name = self._name(parts[0])

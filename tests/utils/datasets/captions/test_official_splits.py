@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from ignite_trainer.api.batch import Alternatives
-from tests.utils.datasets.caption_sets import CLOTHO_CLIPS, VIDEOS, write_audiocaps, write_clotho, write_sound
+from tests.utils.datasets.captions.miniatures import (
+    CLOTHO_CLIPS,
+    VIDEOS,
+    write_audiocaps,
+    write_clotho,
+    write_sound,
+)
 from utils.datasets import AudioCaps, Clotho
 
 RATE = 8000
@@ -90,6 +96,13 @@ def test_recordings_of_clotho_are_read_from_its_metadata_in_latin_1(clotho: Path
     assert next(small(Clotho, clotho).sources()) == "freesound:1"
     (clotho / "clotho_metadata_evaluation.csv").unlink()
     assert set(small(Clotho, clotho, train=False).sources()) == {None}
+
+
+def test_recordings_of_the_evaluation_clips_can_be_excluded_from_training(clotho: Path) -> None:
+    table = clotho / "clotho_metadata_development.csv"
+    table.write_bytes(table.read_bytes().replace(b"a;b,2,", b"a;b,1003,"))
+    train = small(Clotho, clotho, exclude=f"Clotho:{clotho}")
+    assert [entry.source for entry in train.entries] == ["freesound:1", "freesound:3", "freesound:4"]
 
 
 def test_missing_sounds_of_clotho_are_counted(clotho: Path, caplog: pytest.LogCaptureFixture) -> None:
