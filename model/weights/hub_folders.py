@@ -7,7 +7,7 @@ from typing import NamedTuple
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from .releases import WeightsError
+from .releases import RANDOM_INSTEAD, WeightsError
 
 _DESCRIPTIONS = ("*.json", "merges.txt")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # by preference; a repository can hold both
@@ -70,5 +70,5 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise WeightsError(
             f"{name}: no such folder, and cannot be fetched from the Hugging Face Hub: {error} On a machine "
-            "without a network, name a folder with the repository's files."
+            f"without a network, name a folder with the repository's files. {RANDOM_INSTEAD}"
         ) from None

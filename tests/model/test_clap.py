@@ -61,27 +61,27 @@ class Reference:
         self.model = ClapModel.from_pretrained(folder).eval()
         self.processor = ClapProcessor.from_pretrained(folder)
 
+    def prepared_audio(self, clips: list[Array]) -> Any:
+        mono = [clip.astype(np.float64).mean(axis=0) / 32768 for clip in clips]
+        return self.processor(audio=mono, sampling_rate=RATE, return_tensors="pt")
+
+    def prepared_text(self, texts: list[str]) -> Any:
+        return self.processor(text=texts, return_tensors="pt", padding=True)
+
+    @torch.no_grad()
     def audio(self, clips: list[Array]) -> Tensor:
-        mono = [clip.astype(np.float64).mean(axis=0) / 32768 for clip in clips]
-        with torch.no_grad():
-            prepared = self.processor(audio=mono, sampling_rate=RATE, return_tensors="pt")
-            found: Tensor = self.model.get_audio_features(**prepared).pooler_output
+        found: Tensor = self.model.get_audio_features(**self.prepared_audio(clips)).pooler_output
         return found
 
+    @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        with torch.no_grad():
-            prepared = self.processor(text=texts, return_tensors="pt", padding=True)
-            found: Tensor = self.model.get_text_features(**prepared).pooler_output
+        found: Tensor = self.model.get_text_features(**self.prepared_text(texts)).pooler_output
         return found
 
+    @torch.no_grad()
     def probabilities(self, clips: list[Array], texts: list[str]) -> Tensor:
-        mono = [clip.astype(np.float64).mean(axis=0) / 32768 for clip in clips]
-        prepared = self.processor(
-            audio=mono, text=texts, sampling_rate=RATE, return_tensors="pt", padding=True
-        )
-        with torch.no_grad():
-            found: Tensor = self.model(**prepared).logits_per_audio.softmax(dim=-1)
-        return found
+        found: Tensor = self.model(**self.prepared_audio(clips), **self.prepared_text(texts)).logits_per_audio
+        return found.softmax(dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,7 @@ def test_a_model_with_fusion_embeds_the_same_clip_equally(tmp_path: Path) -> Non
     both = clap.embed_audio(clips, sample_rate=RATE)
     torch.testing.assert_close(both[:1], clap.embed_audio(clips[0], sample_rate=RATE))
     reference = Reference(save_clap(clap, tmp_path / "fusion"))
-    prepared = reference.processor(
-        audio=[clip[0] / 32768.0 for clip in clips], sampling_rate=RATE, return_tensors="pt"
-    )
+    prepared = reference.prepared_audio(clips)
     prepared["is_longer"] = torch.tensor([[False], [False]])
     with torch.no_grad():
         expected = reference.model.get_audio_features(**prepared).pooler_output
