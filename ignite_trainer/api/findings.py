@@ -1,7 +1,7 @@
 """Problems that a data set finds in its own files, for `--check`.
 
 A damaged data set often cannot be built, so inspecting it is a class method. The method takes the
-constructor's arguments, except the argument that selects the split:
+constructor's arguments, except the argument that selects the split, unless the protocol uses a single split:
 
     class Birds(Dataset):
         @classmethod

@@ -163,6 +163,8 @@ class Checker:
         """Call `inspect_data` of the data set's class, once for all folds."""
         inspect = getattr(run.dataset, "inspect_data", None)
         args = run.dataset_args
+        if run.split.yes == run.split.no:
+            args = {**args, run.split.key: run.split.yes}
         but_fold = {key: value is not None if is_fold(f".{key}") else value for key, value in args.items()}
         look = partial(build, inspect, args, where="Dataset") if inspect else Inspection
         inspection, problems = self._once("Dataset", look, run.protocol.dataset.path, but_fold)

@@ -26,7 +26,7 @@ SMALL = {
 
 
 def run(command: Command, name: str, root: Path, results: Path) -> tuple[dict[str, Any], Path]:
-    """Run a shipped protocol on a small model and clips of at least 0.2 s; return result and folder."""
+    """Check and run a shipped protocol on a small model and clips of 0.2 s; return result and folder."""
     ours = {
         "extends": str(ROOT / f"protocols/audioclip-{name}.json"),
         "Setup": {"batch_train": 4, "workers_test": 0, "seed": 1, "saved_models_path": str(results)},
@@ -38,6 +38,8 @@ def run(command: Command, name: str, root: Path, results: Path) -> tuple[dict[st
         ],
         "Reporters": [],
     }
+    checked = command(ours, "--check")
+    assert checked.status == 0, checked.out
     assert command(ours).status == 0
     [path] = results.glob("*/*/result.json")
     return json.loads(path.read_text()), path.parent

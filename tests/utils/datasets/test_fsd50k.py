@@ -104,6 +104,8 @@ def test_check_reports_missing_files_and_counts_samples(root: Path) -> None:
     assert inspection.summary.startswith("FSD50K: 11 samples, 4 classes")
     places = [finding.where for finding in inspection.findings if finding.what.startswith("Part of")]
     assert places[0] == "dev.csv: 40,966 clips published, 8 listed, 7 with a sound."
+    alone = FSD50K.inspect_data(root=root, sample_rate=RATE, train=False, progress=False)
+    assert alone.summary.startswith("FSD50K: 4 samples, 4 classes")
 
 
 def edit(table: str, old: str, new: str) -> Callable[[Path], None]:

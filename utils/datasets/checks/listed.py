@@ -39,7 +39,8 @@ def inspect_listed(
 
     Args:
         kind: class of the data set.
-        args: arguments of its constructor, with which missing files do not raise an error.
+        args: arguments of its constructor, with which missing files do not raise an error; with `train`, only
+            that split is checked.
         absent: severity of a missing file.
 
     Raises:
@@ -47,6 +48,8 @@ def inspect_listed(
     """
 
     def build() -> tuple[ListedDataset, ListedDataset]:
+        if "train" in args:
+            return (only := kind(**args)), only
         return kind(**{**args, "train": True}), kind(**{**args, "train": False})
 
     (train, test), bad_lines = build_without_bad_lines(build)
