@@ -262,7 +262,17 @@ def _run_cells(run: Found) -> list[str]:
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
-    keys = {"model", "weights", "dataset", "setting", "variant", "metric", "name", "epochs"}
+    keys = {
+        "model",
+        "weights",
+        "seen_in_training",
+        "dataset",
+        "setting",
+        "variant",
+        "metric",
+        "name",
+        "epochs",
+    }
     return {
         "row": entry.row,
         "column": entry.column,
