@@ -107,6 +107,28 @@ def test_d_prime_belongs_to_the_mean_area(tmp_path: Path) -> None:
     assert value == pytest.approx(math.sqrt(2) * norm.ppf(area))
 
 
+@pytest.mark.parametrize(
+    ("kind", "in_per_cent"), [("MeanAveragePrecision", True), ("MacroROCAUC", True), ("DPrime", False)]
+)
+def test_tables_show_map_and_auc_in_per_cent_and_d_prime_as_a_number(
+    tmp_path: Path, kind: str, in_per_cent: bool
+) -> None:
+    line = {"line_label": "measured", "class": f"utils.metrics.{kind}", "is_checkpoint": True}
+    result = run_toy(
+        tmp_path,
+        Setup__epochs=0,
+        Dataset={"class": "toy_research.embedding.Points", "args": {"several": True}},
+        Task={"class": "toy_research.embedding.Embedding", "args": {"several": True}},
+        Transforms=[],
+        Metrics={"Performance": {"lines": [line]}},
+    )
+    assert result.record.share is in_per_cent
+    value = result.end.last["measured"]
+    shown = f"{100 * value:.1f}" if in_per_cent else f"{value:.4f}"
+    [table] = tmp_path.rglob("table.md")
+    assert f"| {shown} (" in table.read_text()
+
+
 @pytest.mark.processes
 def test_two_processes_compute_the_metrics_of_one(tmp_path: Path) -> None:
     kinds = ["MeanAveragePrecision", "MacroROCAUC", "DPrime"]
