@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from toy_research.ranks import on_ranks
 from toy_research.records import events
 
+from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
 from tests.small_backbone import small_backbone
-from tests.system.conftest import QUIET, Command
+from tests.small_clap import save_clap, small_clap
+from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
 from tests.utils.datasets.captions.miniatures import write_audiocaps, write_clotho
 from utils.datasets import AudioCaps, Clotho
 
@@ -103,6 +107,23 @@ def test_the_zero_shot_figures_equal_brute_force(
 
 
 @pytest.mark.parametrize("kind", ["clotho", "audiocaps"])
+def test_a_peer_is_ranked_by_the_same_captions(command: Command, tmp_path: Path, kind: str) -> None:
+    root = written(kind, tmp_path / "data")
+    folder = save_clap(small_clap(), tmp_path / "clap")
+    words = ["--Model.args.pretrained", folder, "--Dataset.args.root", root, "-b", "2", "-W", "0"]
+    done = command(f"clap-{kind}-zeroshot", *words, *QUIET)
+    assert done.status == 0, done.err
+    record = json.loads(next((tmp_path / "results").rglob("result.json")).read_text())
+    assert (record["model"], record["setting"]) == ("Clap", "zero-shot")
+    table = record["evaluations"]["querying"]
+    clips = {"clotho": 3, "audiocaps": 2}[kind]
+    assert {direction: row["queries"] for direction, row in table.items()} == {
+        "audio -> text": clips,
+        "text -> audio": 5 * clips,
+    }
+
+
+@pytest.mark.parametrize("kind", ["clotho", "audiocaps"])
 def test_fine_tuning_trains_the_towers_of_audio_and_text(command: Command, tmp_path: Path, kind: str) -> None:
     root = written(kind, tmp_path / "data")
     words = ["--Dataset.args.root", root, "-e", "1", "--Optimizer.args.lr", "0.01"]
@@ -141,3 +162,40 @@ def test_training_with_captions_lifts_r_at_1_above_chance(command: Command, tmp_
     assert table["text -> audio"]["R@1 by chance"] == 1 / 84
     assert table["text -> audio"]["R@1"] > 3 / 84
     assert table["audio -> text"]["P@1"] > 3 / 84
+
+
+@pytest.mark.processes
+def test_workers_do_not_change_the_captions_that_are_drawn(command: Command, tmp_path: Path) -> None:
+    weights = []
+    for workers in ("0", "1"):
+        words = ["--Dataset.args.scenes", "24", "--Dataset.args.held_out_scenes", "4", "-e", "2", "-b", "8"]
+        words += ["-M", str(tmp_path / workers), "-R", "1", "-w", workers]
+        with small_backbone():
+            assert command("captioned-scenes", *words, *QUIET).status == 0
+        weights.append(read_state_dict(next((tmp_path / workers).rglob("last_epoch-2.pt"))))
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def evaluate_scenes(results: str) -> int:
+    """Evaluate random weights on 13 scenes with 5 captions, so that batches and ranks differ in size."""
+    with small_backbone():  # fixtures have no effect in other processes
+        return cli.main(
+            [
+                *("-c", str(ROOT / "protocols/captioned-scenes.json"), "-M", results, "-e", "0", "-b", "4"),
+                *("--Dataset.args.held_out_scenes", "13", "--Reporters", "[]", "-R", "1"),
+            ],
+            defaults=DEFAULTS,
+        )
+
+
+@pytest.mark.processes
+def test_two_processes_rank_the_same_captions_as_one(tmp_path: Path) -> None:
+    assert on_ranks(2, tmp_path, evaluate_scenes, str(tmp_path / "two")) == [0, 0]
+    assert evaluate_scenes(str(tmp_path / "one")) == 0
+    found = [
+        json.loads(next((tmp_path / name).rglob("result.json")).read_text())["evaluations"]["querying"]
+        for name in ("one", "two")
+    ]
+    assert found[0]["text -> audio"]["queries"] == 65
+    for direction, row in found[0].items():
+        assert found[1][direction] == pytest.approx(row, abs=1e-12)

@@ -89,3 +89,27 @@ def test_a_share_of_the_training_scenes_lacks_sound_or_image() -> None:
 def test_wrong_arguments_are_named(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MadeScenes(**args)
+
+
+def test_scenes_have_as_many_captions_as_asked_for() -> None:
+    plain, several, one = (MadeScenes(seconds=0.1, image_size=16, captions=count) for count in (0, 5, 1))
+    assert (plain.described, several.described) == (False, True)
+    assert len({scenes.digest for scenes in (plain, several, one)}) == 3
+    index = next(index for index in range(len(plain)) if len(plain[index].labels) == 2)
+    first, second = plain[index].labels
+    assert tuple(one[index])[3] == f"{first} and {second}"
+    assert tuple(several[index])[3] == (
+        f"{first} and {second}",
+        f"the sound of {second} and {first}",
+        f"{first} and {second} can be heard",
+        f"a recording of {second} and {first}",
+        f"{first} and {second} nearby",
+    )
+    assert tuple(several[0])[3][1] == f"the sound of {plain[0].labels[0]}"
+    with pytest.raises(ValueError, match="captions is 6; an integer from 0 to 5 is expected"):
+        MadeScenes(captions=6)
+
+
+def test_scenes_without_captions_have_the_digest_of_earlier_versions() -> None:
+    """Runs of earlier versions can be resumed."""
+    assert MadeScenes().digest[:16] == "c637373a41af0cc4"
