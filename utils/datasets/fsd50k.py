@@ -98,7 +98,7 @@ class FSD50K(ListedDataset):
             progress=progress,
             exclude=exclude,
         )
-        incomplete = [str(table) for table in tables if table.lacks_clips]
+        incomplete = [str(table) for table in tables if not table.is_complete]
         if incomplete and (train or not whole):  # once if both splits are the same
             self.skipped_notice = f"{'; '.join(incomplete)}."
 
@@ -126,8 +126,8 @@ class _Table(NamedTuple):
         return PUBLISHED[self.name]
 
     @property
-    def lacks_clips(self) -> bool:
-        return len(self.clips) < max(self.listed, self.published)
+    def is_complete(self) -> bool:
+        return len(self.clips) == self.listed == self.published
 
     def __str__(self) -> str:
         there = f"{self.listed:,} listed, {len(self.clips):,} with a sound"
@@ -213,7 +213,7 @@ def _clips(table: Path, names: Mapping[str, str]) -> Iterator[_Clip]:
 def _name_results(tables: list[_Table]) -> str:
     """Name the evaluated clips; FSD50K alone means the eval clips, as in published results."""
     names = " and ".join(table.name for table in tables)
-    if any(table.lacks_clips for table in tables):
+    if not all(table.is_complete for table in tables):
         there, published = (sum(len(t.clips) for t in tables), sum(t.published for t in tables))
         return f"part of FSD50K ({there:,} of {published:,} {names} clips)"
     return "FSD50K" if names == "eval" else f"FSD50K, {names}"

@@ -104,7 +104,7 @@ class VGGSound(ListedDataset):
                 f"{folder} has no sound of these clips, named such as YTID_000030.wav or YTID_30_40.flac. "
                 f"{counted}"
             )
-        incomplete = len(clips) < max(len(listed), published)
+        incomplete = not len(clips) == len(listed) == published
         self.results_name = f"VGGSound, {which}" if whole else "VGGSound"
         if incomplete:
             self.results_name = f"part of VGGSound ({len(clips):,} of {published:,} {which} clips)"

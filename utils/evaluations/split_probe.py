@@ -158,6 +158,8 @@ def probe_splits(
             score = math.nan
             if len(validation):
                 score = measure(model.probabilities(features[validation]), validation)[chosen_by]
+                if math.isnan(score):
+                    raise ValueError(f"no validation clip of {table.dataset} has a label to choose C by.")
             if best is None or score > best[0]:
                 best = (score, strength, model)
         assert best is not None

@@ -86,6 +86,10 @@ def test_complete_parts_have_the_name_of_the_data_set(root: Path, monkeypatch: p
     test = FSD50K(root, RATE, train=False)
     assert (test.results_name, test.skipped_notice) == ("FSD50K", None)
     assert FSD50K(root, RATE, whole=True).results_name == "FSD50K, dev and eval"
+    monkeypatch.setattr(
+        fsd50k, "PUBLISHED", {"dev": 8, "eval": 3}
+    )  # the table has more clips than the published one
+    assert FSD50K(root, RATE, train=False).results_name == "part of FSD50K (4 of 3 eval clips)"
 
 
 def test_evaluation_needs_no_dev_clips_and_other_formats_are_found(root: Path) -> None:

@@ -114,6 +114,10 @@ def test_complete_parts_have_the_name_of_the_data_set(root: Path, monkeypatch: p
     test = VGGSound(root, RATE, train=False)
     assert (test.results_name, test.skipped_notice) == ("VGGSound", None)
     assert VGGSound(root, RATE, whole=True).results_name == "VGGSound, train and test"
+    monkeypatch.setattr(
+        vggsound, "PUBLISHED", {"train": 6, "test": 2}
+    )  # the table has more clips than the published one
+    assert VGGSound(root, RATE, train=False).results_name == "part of VGGSound (3 of 2 test clips)"
 
 
 def edit(old: str, new: str) -> Callable[[Path], None]:

@@ -178,6 +178,12 @@ def test_unsuitable_features_are_refused() -> None:
     assert "validation" not in probe_splits(no_validation, C=[1.0])["audio"]
     with pytest.raises(ValueError, match="training clips of at least 2 classes"):
         probe_splits(changed(labels=(("dog",), ()) * 60), C=[1.0])
+    unlabelled = tuple(
+        () if split == "validation" else own
+        for own, split in zip(table.labels, table.splits or (), strict=True)
+    )
+    with pytest.raises(ValueError, match="no validation clip of Points has a label to choose C by"):
+        probe_splits(changed(labels=unlabelled), C=[1.0, 2.0])
     with pytest.raises(ValueError, match='a clip has no features of the kind "audio"'):
         probe_splits(changed(features={"audio": np.full((120, 2), np.nan, np.float32)}), C=[1.0])
     with pytest.raises(ValueError, match="without official splits there is nothing to choose on"):
