@@ -189,6 +189,20 @@ def test_d_prime_is_the_distance_between_normal_distributions() -> None:
     assert found == pytest.approx(1.5, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("area", "published"), [(0.899, 1.803), (0.916, 1.950), (0.946, 2.279), (0.963, 2.523), (0.959, 2.452)]
+)
+def test_d_prime_is_that_of_published_areas(area: float, published: float) -> None:
+    """Pairs of AUC and d' of VGGSound's authors (hche11/VGGSound) and, the last one, of AudioSet's."""
+    negatives = np.arange(1000) / 1000  # a positive above this share of them has this area
+    scores = np.append(negatives, area - 0.0005)[:, None]
+    targets = np.append(np.zeros(1000, int), 1)[:, None]
+    assert computed(MacroROCAUC(), (scores.tolist(), targets.tolist())) == pytest.approx(area)
+    rounded = [math.sqrt(2) * norm.ppf(area + error) for error in (-0.0005, 0.0005)]
+    assert rounded[0] - 0.0005 <= published <= rounded[1] + 0.0005, "it belongs to the mean AUC"
+    assert computed(DPrime(), (scores.tolist(), targets.tolist())) == pytest.approx(published, abs=0.012)
+
+
 def test_areas_at_chance_of_perfect_scores_and_where_they_are_undefined() -> None:
     same = [[0.5, 0.5]] * 4
     targets = [[1, 0], [0, 1], [1, 0], [0, 1]]
