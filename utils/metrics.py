@@ -129,9 +129,9 @@ class Retrieval(Metric):
         for name in self._modalities:
             features = (output.features or {}).get(name)
             if features is None:
-                given = " and ".join(output.features or {}) or "nothing"
                 raise ValueError(
-                    f"it compares {' and '.join(self._modalities)}, but the task embeds {given}."
+                    f"Retrieval compares {' and '.join(self._modalities)} of samples, but the task does not "
+                    f"embed {name}; choose another task, such as utils.tasks.Contrastive."
                 )
             owners = torch.arange(len(output.y_pred))
             if name in counts:

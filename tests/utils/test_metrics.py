@@ -258,5 +258,7 @@ def test_figures_and_directions_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match=r'^direction is "text"; such as "text -> audio" is expected\.$'):
         Retrieval(direction="text")
     metric = Retrieval(direction="image -> audio")
-    with pytest.raises(ValueError, match="it compares image and audio, but the task embeds audio and text"):
+    with pytest.raises(
+        ValueError, match="compares image and audio of samples, but the task does not embed image; choose"
+    ):
         Problem(1, [1, 1]).give(metric.update, 2)

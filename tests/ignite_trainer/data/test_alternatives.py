@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.batch import Alternatives
-from ignite_trainer.data.loader import FieldTransform, SplitLoader
+from ignite_trainer.api.batch import Alternatives, field_values, rows_with_field
+from tests.ignite_trainer.data import loading
 
 CAPTIONS = ("a dog", "a bark", "barking", "an animal", "a pet")
 
@@ -31,22 +30,14 @@ def twice(sound: Any) -> Any:
     return 2 * sound
 
 
-def drawn(epoch: int, *steps: Any, **options: Any) -> dict[int, Any]:
-    given: dict[str, Any] = {"batch_size": 8, "workers": 0, "shuffle": True, "seed": 3, "draws": True}
-    loader = SplitLoader(
-        Described(),
-        [FieldTransform(apply=step) for step in steps],
-        drop_last=False,
-        device=torch.device("cpu"),
-        **{**given, **options},
-    )
-    loader.set_epoch(epoch)
+def drawn(number: int, *steps: Any, start: int = 0, **options: Any) -> dict[int, Any]:
+    """Return the texts of an epoch's samples that have any, by index."""
+    settings: dict[str, Any] = {"batch_size": 8, "seed": 3, "draws": True, **options}
     found: dict[int, Any] = {}
-    for batch in loader:
+    for batch in loading.epoch(loading.loader(Described(), *steps, **settings), number, start):
         texts = batch.sample[1]
-        rows = batch.indices[texts.rows] if hasattr(texts, "rows") else batch.indices
-        if texts is not None:
-            found |= dict(zip(rows.tolist(), getattr(texts, "values", texts), strict=True))
+        rows = batch.indices[rows_with_field(texts, len(batch.indices))]
+        found |= dict(zip(rows.tolist(), field_values(texts) or (), strict=True))
     return found
 
 
@@ -81,17 +72,13 @@ def test_evaluation_gets_all_alternatives() -> None:
     assert found[1] == "rain 1"
 
 
+def test_a_resumed_epoch_draws_what_a_whole_one_does() -> None:
+    whole, rest = drawn(2), drawn(2, start=3)
+    assert 0 < len(rest) < len(whole)
+    assert rest.items() <= whole.items()
+
+
 @pytest.mark.parametrize("index", [0, 3])
 def test_a_sample_shown_in_a_report_has_the_text_of_its_epoch(index: int) -> None:
-    loader = SplitLoader(
-        Described(),
-        [],
-        batch_size=8,
-        workers=0,
-        shuffle=True,
-        drop_last=True,
-        seed=3,
-        device=torch.device("cpu"),
-        draws=True,
-    )
+    loader = loading.loader(Described(), batch_size=8, seed=3, draws=True)
     assert loader.one(index, epoch=4)[1] == [drawn(4)[index]]

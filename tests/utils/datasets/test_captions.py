@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from ignite_trainer.api.batch import Alternatives
+from tests.ignite_trainer.data.loading import epoch, loader
 from tests.utils.tasks.test_tasks import tiny_audioclip
 from utils.datasets import Shards, Table
 from utils.datasets.sample import Entries, Entry
@@ -138,6 +139,21 @@ def test_shards_keep_all_captions(folder: Path) -> None:
     assert texts == [("a dog", longer.strip()), "rain", None]
     assert isinstance(texts[0], Alternatives)
     assert [listing.captions for listing in shards.listings()] == [(longer.strip(),)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_on_shards_draws_a_caption(folder: Path, workers: int) -> None:
+    rows = [f'{number}.wav,"[""a {number}"", ""b {number}"", ""c {number}""]"' for number in range(4)]
+    make({None: own(folder, "\n".join(["file,caption", *rows]))}, folder / "set", Options(), made_from={})
+    shards = Shards(str(folder / "set/manifest.jsonl"), RATE, lanes=1)
+    drawn = [
+        text
+        for number in range(20)
+        for batch in epoch(loader(shards, workers=workers, draws=True, unequal_lengths=True), number)
+        for text in batch.sample.text
+    ]
+    assert len(drawn) == 80
+    assert set(drawn) == {f"{letter} {number}" for letter in "abc" for number in range(4)}
 
 
 def test_every_caption_of_a_sample_is_checked(folder: Path) -> None:

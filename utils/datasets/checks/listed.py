@@ -85,11 +85,13 @@ def inspect_listed(
         spaces.append(space)
         findings += undecoded
     unused = f"; unused columns: {train.unused_columns}" if train.unused_columns else ""
+    captions = sum(len(entry.captions) for _, entry in placed)
+    described = f"{captions:,} captions, " if captions else ""
     return Inspection(
         findings=tuple(findings),
         space=tuple(spaces),
         to_build={"missing": "skip"} if train.absent and absent == "error" else {},
-        summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, "
+        summary=f"{train.title}: {len(placed):,} samples, {len(train.class_names)} classes, {described}"
         f"{seconds / 3600:.2f} h of {len(sounds):,} sounds and {len(pictures):,} images checked{unused}",
     )
 

@@ -147,7 +147,7 @@ def test_clotho_can_be_checked(clotho: Path) -> None:
     inspection = Clotho.inspect_data(
         root=str(clotho), sample_rate=RATE, cache=False, progress=False, validation=True
     )
-    assert inspection.summary.startswith("Clotho: 9 samples, 0 classes")
+    assert inspection.summary.startswith("Clotho: 9 samples, 0 classes, 45 captions, ")
     assert all(finding.severity == "warning" for finding in inspection.findings)
 
 
