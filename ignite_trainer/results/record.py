@@ -27,7 +27,7 @@ _SHARES = frozenset(
     {
         *("Accuracy", "MacroAccuracy", "TopKCategoricalAccuracy"),
         *("Precision", "Recall", "AveragePrecision", "MeanAveragePrecision"),
-        *("ROC_AUC", "MacroROCAUC"),
+        *("ROC_AUC", "MacroROCAUC", "Retrieval"),
     }
 )
 

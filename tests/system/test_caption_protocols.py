@@ -12,6 +12,7 @@ from toy_research.ranks import on_ranks
 from toy_research.records import events
 
 from ignite_trainer.commands import cli
+from ignite_trainer.support.formatting import percent
 from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
 from tests.small_backbone import small_backbone
@@ -103,6 +104,8 @@ def test_the_zero_shot_figures_equal_brute_force(
         found = {name: measured["table"][direction][name] for name in values}
         assert found == pytest.approx(values, abs=1e-9), direction
     by_caption = expected["text -> audio"]
+    shown = f"{percent(by_caption['mAP@10'])} (whole set)"
+    assert shown in (tmp_path / "results/table.md").read_text()
     assert evaluated["metrics"] == pytest.approx({name: by_caption[name] for name in ("mAP@10", "R@1")})
 
 
@@ -192,10 +195,10 @@ def evaluate_scenes(results: str) -> int:
 def test_two_processes_rank_the_same_captions_as_one(tmp_path: Path) -> None:
     assert on_ranks(2, tmp_path, evaluate_scenes, str(tmp_path / "two")) == [0, 0]
     assert evaluate_scenes(str(tmp_path / "one")) == 0
-    found = [
-        json.loads(next((tmp_path / name).rglob("result.json")).read_text())["evaluations"]["querying"]
-        for name in ("one", "two")
-    ]
-    assert found[0]["text -> audio"]["queries"] == 65
-    for direction, row in found[0].items():
-        assert found[1][direction] == pytest.approx(row, abs=1e-12)
+    one, two = (
+        json.loads(next((tmp_path / name).rglob("result.json")).read_text()) for name in ("one", "two")
+    )
+    assert two["last"] == pytest.approx(one["last"], abs=1e-12)
+    assert one["evaluations"]["querying"]["text -> audio"]["queries"] == 65
+    for direction, row in one["evaluations"]["querying"].items():
+        assert two["evaluations"]["querying"][direction] == pytest.approx(row, abs=1e-12)
