@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,6 @@ HERE = Path(__file__).parent
 HEAR = Path(sys.prefix) / "hear"
 """Folder of HEAR's packages."""
 
-Run = Callable[..., str]
-
 
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,27 +30,28 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Return a function that runs a module in `tmp_path`, and returns its output."""
+def run(folder: Path, *commands: Sequence[str | Path], **environment: str | Path) -> str:
+    """Run modules in `folder`, one after the other in one process; return what they print.
 
-    def start(module: str, *arguments: str | Path, **environment: str | Path) -> str:
-        paths = [tmp_path, ROOT, ROOT / "tests", HEAR, ROOT / "utils/benchmarks/no_tensorflow"]
-        given = {
-            "PYTHONPATH": os.pathsep.join(map(str, paths)),
-            "OMP_NUM_THREADS": "1",
-            "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
-        }
-        done = subprocess.run(
-            [sys.executable, HERE / "run_module.py", module, *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, **given, **{name: str(value) for name, value in environment.items()}},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        output = done.stdout + done.stderr
-        assert done.returncode == 0, output[-5000:]
-        return output
-
-    return start
+    Args:
+        folder: working directory.
+        commands: name and arguments of each module.
+        environment: additional environment variables.
+    """
+    paths = [folder, ROOT, ROOT / "tests", HEAR, ROOT / "utils/benchmarks/no_tensorflow"]
+    given = {
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, HERE / "run_modules.py", json.dumps(commands, default=str)],
+        cwd=folder,
+        env={**os.environ, **given, **{name: str(value) for name, value in environment.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-5000:]
+    return output

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
 
 from model.audioclip import AudioCLIP
-from tests.utils.benchmarks.conftest import HEAR, Run
+from tests.utils.benchmarks.conftest import HEAR, run
 from tests.utils.benchmarks.tones import FOLDS, tones
 
 pytestmark = [
@@ -58,34 +58,52 @@ def make_hear_task(folder: Path, kind: str) -> None:
     (folder / "task_metadata.json").write_text(json.dumps(metadata))
 
 
-def test_the_validator_of_hear_accepts_the_model(run: Run, saved_model: Path) -> None:
-    output = run("hearvalidator.validate", "utils.benchmarks.hear", "-m", saved_model, "-d", "cpu")
-    assert "Max interval between timestamps is 50.0ms" in output
-    assert "UserWarning: Your timestamps" not in output
-    assert "Looks good!" in output
+class Evaluated(NamedTuple):
+    """What the packages print, and the folders of heareval's tasks and of its results."""
+
+    output: str
+    tasks: Path
+    results: Path
 
 
-def test_heareval_evaluates_clips_and_events(run: Run, saved_model: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def evaluated(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    folder = tmp_path_factory.mktemp("hear")
     for name, kind in {"tones": "scene", "events": "event"}.items():
-        make_hear_task(tmp_path / "tasks" / name, kind)
-    run("heareval.embeddings.runner", "utils.benchmarks.hear", "--model", saved_model)
-    results = tmp_path / "embeddings/utils.benchmarks.hear"
-    run("heareval.predictions.runner", results / "tones", results / "events", "--grid-points", "1")
+        make_hear_task(folder / "tasks" / name, kind)
+    results = Path("embeddings/utils.benchmarks.hear")
+    output = run(
+        folder,
+        ("hearvalidator.validate", "utils.benchmarks.hear", "-m", saved_model, "-d", "cpu"),
+        ("heareval.embeddings.runner", "utils.benchmarks.hear", "--model", saved_model),
+        ("heareval.predictions.runner", results / "tones", results / "events", "--grid-points", "1"),
+    )
+    return Evaluated(output, folder / "tasks", folder / results)
 
-    # The embeddings that heareval evaluates are those of the files.
-    files = sorted((tmp_path / "tasks/tones/44100/fold00").glob("*.wav"))
-    model = AudioCLIP.from_pretrained(saved_model)
-    found = np.stack([np.load(results / f"tones/fold00/{file.name}.embedding.npy") for file in files])
-    np.testing.assert_allclose(found, model.embed_audio(files).numpy(), rtol=0, atol=1e-6)
-    assert np.load(results / "events/fold00/0.wav.embedding.npy").shape == (10, 16)
-    labels = json.loads((results / "events/fold00/0.wav.target-labels.json").read_text())
+
+def test_the_validator_of_hear_accepts_the_model(evaluated: Evaluated) -> None:
+    assert "Max interval between timestamps is 50.0ms" in evaluated.output
+    assert "UserWarning: Your timestamps" not in evaluated.output
+    assert "Looks good!" in evaluated.output
+
+
+def test_heareval_evaluates_the_embeddings_of_the_files(evaluated: Evaluated, saved_model: Path) -> None:
+    files = sorted((evaluated.tasks / "tones/44100/fold00").glob("*.wav"))
+    written = [evaluated.results / f"tones/fold00/{file.name}.embedding.npy" for file in files]
+    expected = AudioCLIP.from_pretrained(saved_model).embed_audio(files)
+    np.testing.assert_allclose(np.stack([*map(np.load, written)]), expected.numpy(), rtol=0, atol=1e-6)
+    event = evaluated.results / "events/fold00/0.wav"
+    assert np.load(f"{event}.embedding.npy").shape == (10, 16)
+    labels = json.loads(Path(f"{event}.target-labels.json").read_text())
     assert labels == [["high"] if 100 <= 25 + 50 * frame <= 400 else [] for frame in range(10)]
 
-    scores = {
-        name: json.loads((results / name / "test.predicted-scores.json").read_text())
+
+def test_heareval_scores_clips_and_events(evaluated: Evaluated) -> None:
+    clips, events = (
+        json.loads((evaluated.results / name / "test.predicted-scores.json").read_text())
         for name in ("tones", "events")
-    }
-    folds = [scores["tones"][f"fold{fold:02}"]["test_top1_acc"] for fold in range(FOLDS)]
-    assert scores["tones"]["aggregated_scores"]["test_top1_acc_mean"] == pytest.approx(np.mean(folds))
+    )
+    folds = [clips[f"fold{fold:02}"]["test_top1_acc"] for fold in range(FOLDS)]
+    assert clips["aggregated_scores"]["test_top1_acc_mean"] == pytest.approx(np.mean(folds))
     assert np.mean(folds) > 0.75
-    assert "test_event_onset_200ms_fms_mean" in scores["events"]["aggregated_scores"]
+    assert "test_event_onset_200ms_fms_mean" in events["aggregated_scores"]

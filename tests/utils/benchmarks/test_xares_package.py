@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from model.audioclip import AudioCLIP
-from tests.utils.benchmarks.conftest import Run
+from tests.utils.benchmarks.conftest import run
 from tests.utils.benchmarks.tones import FOLDS, tones
 
 pytestmark = [
@@ -36,6 +36,7 @@ def make_xares_tar(path: Path, fold: int) -> None:
                 tar.addfile(entry, io.BytesIO(data))
 
 
+COMMAND = ("xares.run", "utils/benchmarks/xares.py", "local_task.py", "--max-jobs", "0")
 XARES_TASK = """
 import torch
 from xares.task import TaskConfig
@@ -50,7 +51,7 @@ def local_config(encoder):
 """
 
 
-def test_x_ares_evaluates_clips_over_folds(run: Run, saved_model: Path, tmp_path: Path) -> None:
+def test_x_ares_evaluates_clips_over_folds(saved_model: Path, tmp_path: Path) -> None:
     settings = 'name="tones", k_fold_splits=[0, 1, 2], label_processor=lambda sample: sample["label"]'
     (tmp_path / "local_task.py").write_text(
         XARES_TASK.replace("{}", f"{settings}, epochs=30, learning_rate=0.1")
@@ -58,8 +59,7 @@ def test_x_ares_evaluates_clips_over_folds(run: Run, saved_model: Path, tmp_path
     for fold in range(FOLDS):
         make_xares_tar(tmp_path / f"env/tones/wds-audio-fold-{fold}-0.tar", fold)
     (tmp_path / "env/tones/.audio_tar_ready").touch()
-    arguments = ("utils/benchmarks/xares.py", "local_task.py", "--max-jobs", "0")
-    output = run("xares.run", *arguments, AUDIOCLIP_MODEL=saved_model)
+    output = run(tmp_path, COMMAND, AUDIOCLIP_MODEL=saved_model)
     (row,) = re.findall(r"tones +([\d.]+) +([\d.]+) +True", output)
     assert float(row[0]) > 0.75 and float(row[1]) > 0.75
 
@@ -74,7 +74,7 @@ def test_x_ares_evaluates_clips_over_folds(run: Run, saved_model: Path, tmp_path
     np.testing.assert_allclose(np.stack(found), expected.numpy()[:, None], rtol=0, atol=1e-6)
 
 
-def test_x_ares_evaluates_frames(run: Run, saved_model: Path, tmp_path: Path) -> None:
+def test_x_ares_evaluates_frames(saved_model: Path, tmp_path: Path) -> None:
     settings = """
         name="frames", task_type="frame", label_processor=frame_labels, do_knn=False, epochs=5,
         criterion="BCEWithLogitsLoss", metric="segmentf1_macro",
@@ -84,6 +84,5 @@ def test_x_ares_evaluates_frames(run: Run, saved_model: Path, tmp_path: Path) ->
     for fold, split in enumerate(("train", "valid", "test")):
         make_xares_tar(tmp_path / f"env/frames/{split}0.tar", fold)
     (tmp_path / "env/frames/.audio_tar_ready").touch()
-    arguments = ("utils/benchmarks/xares.py", "local_task.py", "--max-jobs", "0")
-    output = run("xares.run", *arguments, AUDIOCLIP_MODEL=saved_model, AUDIOCLIP_HOP_MS="250")
+    output = run(tmp_path, COMMAND, AUDIOCLIP_MODEL=saved_model, AUDIOCLIP_HOP_MS="250")
     assert re.search(r"frames +[\d.]+ +0 +True", output), output[-3000:]

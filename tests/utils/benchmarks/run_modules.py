@@ -1,4 +1,4 @@
-"""Runs a module as `python -m` does, with small audio towers, and WAV files that soundfile decodes.
+"""Runs modules as `python -m` does, with small audio towers, and WAV files that soundfile decodes.
 
 torchaudio decodes with FFmpeg's libraries, which not every machine has.
 """
@@ -6,6 +6,7 @@ torchaudio decodes with FFmpeg's libraries, which not every machine has.
 from __future__ import annotations
 
 import importlib
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -24,7 +25,12 @@ def load(path: str) -> tuple[torch.Tensor, int]:
 if __name__ == "__main__":
     torchaudio.load = load
     sys.path[0] = str(Path.cwd())  # as with `python -m`
-    sys.argv = sys.argv[1:]
     # not as tests.small_backbone: HEAR's packages include one named tests
     with importlib.import_module("small_backbone").small_backbone():
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        for command in json.loads(sys.argv[1]):
+            sys.argv = command
+            try:
+                runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+            except SystemExit as end:  # click's commands always end so
+                if end.code:
+                    raise
