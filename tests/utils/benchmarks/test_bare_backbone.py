@@ -46,7 +46,8 @@ def test_the_images_are_as_large_as_the_towers_spectrograms(name: str, size: dic
 def test_every_shipped_protocol_can_be_benchmarked(path: Path) -> None:
     protocols = protocols_of(path.stem, "--Setup.recompute", "true")
     assert protocols[OURS].setup.recompute
-    assert set(protocols) >= {OURS, "bare-backbone"}
+    # The baseline is of AudioCLIP's audio tower, not of a CLAP.
+    assert ("bare-backbone" in protocols) != path.stem.startswith("clap-")
     assert not any(each.setup.recompute for name, each in protocols.items() if name != OURS)
 
 
