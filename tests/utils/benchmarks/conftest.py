@@ -21,6 +21,12 @@ HEAR = Path(sys.prefix) / "hear"
 """Folder of HEAR's packages."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests of mteb, whose import takes ten seconds, where tests of their kind are excluded."""
+    excluded = "not processes" in config.option.markexpr
+    return True if excluded and collection_path.name == "test_mteb.py" else None
+
+
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save an AudioCLIP with small towers; return its folder."""

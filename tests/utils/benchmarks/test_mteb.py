@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.audioclip import AudioCLIP
 
-mteb = pytest.importorskip("mteb", reason="needs mteb: make benchmarks")
+mteb = pytest.importorskip("mteb", reason="needs mteb, on Python 3.11 or newer: make benchmarks")
 
 from datasets import Dataset, DatasetDict  # noqa: E402
 from mteb.abstasks import (  # noqa: E402
