@@ -64,7 +64,8 @@ class Alternatives(tuple[Any, ...]):
     """Several values of a sample's field that are equally right, such as captions of an image.
 
     Training draws one of them for each sample and epoch, before the transforms (see `draw_alternatives`).
-    Evaluation gets them all. A data set that reads whole batches cannot return them.
+    Evaluation gets them all, and so do its transforms of this field. A data set that reads whole batches
+    cannot return them.
     """
 
     __slots__ = ()
