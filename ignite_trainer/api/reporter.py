@@ -13,14 +13,13 @@ from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer
 from ignite_trainer.api.media import Gallery
 from ignite_trainer.api.predictions import Predictions
 
-Split = Literal["train", "test"]
-"""The training or the held-out split."""
+Split = Literal["train", "validation", "test"]
+"""The training split, the validation split (if the data set has one) or the held-out split."""
+SPLIT_NAMES: Mapping[Split, str] = {"train": "training", "validation": "validation", "test": "held-out"}
+"""Display names of the splits."""
 
-Figure = Annotated[
-    float,
-    BeforeValidator(lambda value: math.nan if value is None else value),
-    PlainSerializer(lambda value: float(value) if math.isfinite(value) else None, when_used="json"),
-]
+_AS_NULL = PlainSerializer(lambda value: float(value) if math.isfinite(value) else None, when_used="json")
+Figure = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value), _AS_NULL]
 """A float in JSON: non-finite values are written as null, and null is read as NaN."""
 
 
@@ -53,15 +52,50 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The best held-out value so far of a metric marked `is_checkpoint`."""
+    """The best epoch so far by a metric marked `is_checkpoint`."""
 
     label: str
     """The metric's `line_label`."""
     value: Figure
+    """Held-out value at that epoch."""
     epoch: int
-    """Epoch that reached the value; 0 is before the first step."""
+    """Number of the epoch; 0 is before the first step."""
     checkpoint: Path | None
     """File with that epoch's weights, if they were kept; `result.json` contains only the file's name."""
+    chosen_on: Literal["validation", "test"] = "test"
+    """Split whose value chose the epoch; as published, the held-out split."""
+    validation: Annotated[float, _AS_NULL] | None = None
+    """Validation value at that epoch; None without a validation split."""
+
+    @classmethod
+    def of(
+        cls,
+        label: str,
+        epoch: int,
+        *,
+        held_out: Mapping[str, float],
+        validation: Mapping[str, float] | None,
+        checkpoint: Path | None = None,
+    ) -> Best:
+        """Describe an epoch by the metrics of both splits; `validation` is None without such a split."""
+        value = held_out.get(label, math.nan)
+        if validation is None:
+            return cls(label=label, value=value, epoch=epoch, checkpoint=checkpoint)
+        return cls(
+            label=label,
+            value=value,
+            epoch=epoch,
+            checkpoint=checkpoint,
+            chosen_on="validation",
+            validation=validation.get(label, math.nan),
+        )
+
+    @property
+    def chosen_by(self) -> float:
+        """Value that chose the epoch."""
+        if self.chosen_on == "test":
+            return self.value
+        return math.nan if self.validation is None else self.validation
 
     def rank(self, *, better: Literal["max", "min"]) -> tuple[float, bool]:
         """Return a sort key that puts the best epoch last.
@@ -69,9 +103,10 @@ class Best:
         A non-finite value ranks lowest. At equal values, a trained epoch ranks above epoch 0, and two
         trained epochs rank equal, so the earlier epoch is kept.
         """
-        if not math.isfinite(self.value):
+        value = self.chosen_by
+        if not math.isfinite(value):
             return -math.inf, self.epoch > 0
-        return (self.value if better == "max" else -self.value), self.epoch > 0
+        return (value if better == "max" else -value), self.epoch > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +126,7 @@ class RunStart:
     windows: tuple[Window, ...]
     """Charts in the protocol's `Metrics`."""
     epochs: int
-    """Total number of epochs to train; 0 if the run only evaluates."""
+    """Maximum number of epochs to train; 0 if the run only evaluates."""
     iterations_per_epoch: int
     sweep: str | None = None
     """Name of the sweep to which the run belongs, if any."""
@@ -184,6 +219,8 @@ class RunEnd:
     """File with the complete state after the last epoch, if the run trained."""
     seconds: Figure
     """Total duration of the run, including sessions before it was resumed, seconds."""
+    stopped_early: bool = False
+    """True if training ended because the validation metric had not improved for `Setup.patience` epochs."""
     faults: Mapping[str, int] = field(default_factory=dict)
     """Number of faults of each kind, such as {"steps skipped": 2}."""
 

@@ -7,6 +7,9 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.folds            numbers of all folds
     dataset.held_out         numbers of the held-out folds
     dataset.held_out_splits  names of the held-out splits, for data sets without folds
+    dataset.validation       in the training split: data set of the samples that choose the best epoch, which
+                             is neither trained on nor held out; without it, the held-out split chooses
+    dataset.validation_folds numbers of their folds
     dataset.to_hold_out      names of the arguments that select the held-out samples, for messages
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
     dataset.sources()        iterator over the recording that each sample comes from, such as
@@ -77,6 +80,11 @@ def folds(dataset: Any) -> tuple[int, ...]:
 def held_out_folds(dataset: Any) -> tuple[int, ...]:
     """Return the numbers of the held-out folds."""
     return tuple(getattr(dataset, "held_out", ()))
+
+
+def validation_folds(dataset: Any) -> tuple[int, ...]:
+    """Return the numbers of the validation folds."""
+    return tuple(getattr(dataset, "validation_folds", ()))
 
 
 def held_out_splits(dataset: Any) -> tuple[str, ...]:

@@ -106,15 +106,31 @@ class Checkpoints:
         """True if this process already knows that writing a file failed; `wait` raises the error."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def save(self, values: Mapping[str, float], *, position: Position) -> None:
-        """Save the state after an epoch, and the weights if the held-out `values` are among the best."""
-        self._save(position, random_state.capture(), best=self._place_among_the_best(values, position.epoch))
+    def save(
+        self,
+        held_out: Mapping[str, float],
+        *,
+        validation: Mapping[str, float] | None = None,
+        position: Position,
+    ) -> None:
+        """Save the state after an epoch, and the weights if the epoch is among the best.
 
-    def save_untrained(self, values: Mapping[str, float]) -> None:
-        """Save the weights before the first step as the best so far, with their held-out `values`."""
+        Args:
+            held_out: metrics on the held-out split, by label.
+            validation: metrics on the validation split, which then ranks the epochs; None to rank them by
+                the held-out split.
+            position: end of the epoch.
+        """
+        best = self._place_among_the_best(held_out, validation, position.epoch)
+        self._save(position, random_state.capture(), best=best)
+
+    def save_untrained(
+        self, held_out: Mapping[str, float], validation: Mapping[str, float] | None = None
+    ) -> None:
+        """Save the weights before the first step as the best so far; the arguments are those of `save`."""
         run_on_main(self.wait)
         if is_main():
-            best = self._place_among_the_best(values, 0)
+            best = self._place_among_the_best(held_out, validation, 0)
             with self._saved_weights():
                 weights = snapshot(dict(self._model.state_dict()))
             self._pending = in_thread(self._write_best, weights, best)
@@ -225,6 +241,8 @@ class Checkpoints:
                         "value": best.value,
                         "epoch": best.epoch,
                         "file": best.checkpoint and best.checkpoint.name,
+                        "chosen_on": best.chosen_on,
+                        "validation": best.validation,
                     }
                     for best in kept
                 ]
@@ -266,13 +284,15 @@ class Checkpoints:
             if match and int(match[1]) > done and path not in self._needed:
                 remove(path)
 
-    def _place_among_the_best(self, values: Mapping[str, float], epoch: int) -> list[Path]:
+    def _place_among_the_best(
+        self, held_out: Mapping[str, float], validation: Mapping[str, float] | None, epoch: int
+    ) -> list[Path]:
         """Rank an epoch; return a file for its weights for each metric by which it is among the best."""
         files = []
         for label, line in self._lines.items() if is_main() else ():
-            value, kept = values[label], self._kept[label]
-            path = self._folder / f"best_{line.file_name}_epoch-{epoch}_{value:.4f}.pt"
-            new = Best(label=label, value=value, epoch=epoch, checkpoint=path)
+            new, kept = Best.of(label, epoch, held_out=held_out, validation=validation), self._kept[label]
+            path = self._folder / f"best_{line.file_name}_epoch-{epoch}_{new.chosen_by:.4f}.pt"
+            new = replace(new, checkpoint=path)
             place = sum(self._rank(other) >= self._rank(new) for other in kept)
             if place < BEST_KEPT:
                 kept.insert(place, new)

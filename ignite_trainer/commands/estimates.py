@@ -105,7 +105,7 @@ def estimate(
     writing, copy_bytes = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint()
     rates: dict[str, float] = {name: step.samples / step.seconds for name, step in steps.items()}
     projection = project(blueprint.protocol, sizes, rates)
-    first = sizes["test"] / rates["evaluation"]
+    first = (sizes["test"] + sizes.get("validation", 0)) / rates["evaluation"]
     seconds_per_epoch = first
     if epochs := projection.epochs:
         # A state is not copied until the previous state has been written.

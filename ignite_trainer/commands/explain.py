@@ -113,7 +113,8 @@ def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
     trains = "training" in found.steps
-    samples = f"{sizes['train']:,} for training, {sizes['test']:,} held out"
+    validation = f"{sizes['validation']:,} for validation, " if "validation" in sizes else ""
+    samples = f"{sizes['train']:,} for training, {validation}{sizes['test']:,} held out"
     facts = {"Samples": samples if trains else f"{sizes['test']:,} for evaluation"}
     for activity, step in found.steps.items():
         extrapolated = f", extrapolated from {step.measured}" if step.measured < step.samples else ""

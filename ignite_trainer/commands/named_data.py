@@ -15,7 +15,7 @@ from ignite_trainer.protocol.instantiate import build, check_arguments, resolve
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.sections import ClassSpec
-from ignite_trainer.runs.construction import SPLITS, build_dataset
+from ignite_trainer.runs.construction import build_datasets
 from ignite_trainer.support.errors import ProtocolError
 
 
@@ -34,7 +34,7 @@ class NamedData(NamedTuple):
 def data_from_protocol(
     path: Path, overrides: Sequence[str] = (), *, trusted: Sequence[str] = (), defaults: Path
 ) -> NamedData:
-    """Build both splits of a protocol's data set.
+    """Build all splits of a protocol's data set.
 
     Args:
         path: protocol file.
@@ -50,7 +50,7 @@ def data_from_protocol(
         raise ProtocolError(f"{' '.join(rest)}: neither a flag nor a key of the protocol.")
     protocol = load(path, found, defaults=defaults)
     blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
-    splits: dict[str | None, Any] = {split: build_dataset(blueprint, split) for split in SPLITS}
+    splits: dict[str | None, Any] = dict(build_datasets(blueprint).items())
     if folds(splits["test"]) and not held_out_folds(splits["test"]):
         splits = {None: splits["test"]}
     spec = protocol.dataset.model_dump(mode="json", by_alias=True)

@@ -183,7 +183,7 @@ def project(
     there are epochs, of "training".
     """
     setup = protocol.setup
-    evaluated = sizes["test"] * (1 + setup.epochs)
+    evaluated = (sizes["test"] + sizes.get("validation", 0)) * (1 + setup.epochs)
     if not setup.skip_train_evaluation:
         evaluated += sizes["train"] * setup.epochs
     seconds = evaluated / samples_per_second["evaluation"]

@@ -72,8 +72,13 @@ class Setup(Section):
     saved_models_path: Annotated[str, Affects.HANDLING] = Field(
         description="Root folder for all results; each run has its own folder in it."
     )
+    patience: Annotated[Positive | None, Affects.TRAINING] = Field(
+        default=None,
+        description="Number of epochs without a better value on the validation split, by the first metric "
+        "with is_checkpoint, after which training stops; null: train for all epochs.",
+    )
     skip_train_evaluation: Annotated[Flag, Affects.FORM] = Field(
-        default=False, description="Evaluate only the held-out split."
+        default=False, description="Do not evaluate the training split."
     )
     seed: Annotated[Annotated[int, Field(strict=True, ge=0, lt=2**32)] | None, Affects.RUN] = Field(
         default=None,

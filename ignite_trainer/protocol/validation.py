@@ -101,8 +101,8 @@ def _line_problems(lines: Mapping[str, LineSpec]) -> list[str]:
             problems.append(f'{path}.update_rate is "iteration", which needs "train": true.')
         if line.is_checkpoint and (line.update_rate == "iteration" or not line.test):
             problems.append(
-                f"{path}.is_checkpoint is true, but checkpoints are chosen on the held-out split after "
-                'each epoch, which needs "test": true and "update_rate": "epoch".'
+                f"{path}.is_checkpoint is true, but checkpoints are chosen after each epoch, which needs "
+                '"test": true and "update_rate": "epoch".'
             )
     return problems
 

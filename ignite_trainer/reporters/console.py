@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ignite_trainer.api.reporter import (
+    SPLIT_NAMES,
     Evaluated,
     Event,
     Fault,
@@ -18,11 +19,9 @@ from ignite_trainer.api.reporter import (
     RunStart,
 )
 from ignite_trainer.api.self_description import listing
-from ignite_trainer.support.formatting import duration, readable, remarks_on_best, value_cells
+from ignite_trainer.support.formatting import duration, readable, remarks_on_best, title_of_best, value_cells
 from ignite_trainer.support.progress import is_terminal
 from ignite_trainer.support.terminal import show, show_matrix, show_rows
-
-_SPLITS = {"train": "training set", "test": "held-out set"}
 
 
 class Console(Reporter):
@@ -63,7 +62,7 @@ class Console(Reporter):
         values = "  ".join(
             f"{labels.get(key, key)} {readable(value)}" for key, value in result.metrics.items()
         )
-        show(f"{epoch}  {_SPLITS[result.split]:<12}  {values}  ({result.seconds:.1f} s)")
+        show(f"{epoch}  {f'{SPLIT_NAMES[result.split]} set':<12}  {values}  ({result.seconds:.1f} s)")
 
     def on_measurement(self, result: Measured) -> None:
         """Print an evaluation's table."""
@@ -77,12 +76,16 @@ class Console(Reporter):
     def on_end(self, end: RunEnd) -> None:
         """Print the last and best values side by side, then the paths of the checkpoints and results."""
         best = {entry.label: f"{readable(entry.value)} ({entry.epoch})" for entry in end.best}
-        columns = [f"last (epoch {end.last_epoch})", *(["best (epoch)"] if best else [])]
+        columns = [f"last (epoch {end.last_epoch})"]
+        if best:
+            columns.append(f"{title_of_best(entry.chosen_on for entry in end.best)} (epoch)")
         rows = {
             label: [readable(end.last[label]) if label in end.last else "", best.get(label, "")]
             for label in dict.fromkeys([*end.last, *best])
         }
         show_matrix(f"Results on the held-out set, after {duration(end.seconds)}", columns, rows)
+        if end.stopped_early:
+            show("Stopped early: no improvement on the validation set for the epochs in Setup.patience.")
         if self._run.caution:
             show(self._run.caution)
         for remark in remarks_on_best(entry.epoch for entry in end.best):

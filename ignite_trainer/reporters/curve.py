@@ -22,6 +22,7 @@ from ignite_trainer.api.reporter import (
     Window,
 )
 from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, plain, save
+from ignite_trainer.support.formatting import title_of_best
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,9 +36,10 @@ _MAX_MARKERS = 26  # more markers would hide the line
 class LearningCurve(Reporter):
     """Redraws `curve.png` in the run's folder after every evaluation.
 
-    Lines of the held-out split are solid with filled markers; lines of the training split are dashed with
-    hollow markers. Both lines of a metric have the same colour. A star marks the best held-out value of each
-    metric marked `is_checkpoint`. The old figure is kept until the new figure is complete.
+    Lines of the held-out split are solid with filled markers; those of the training split are dashed, and
+    those of the validation split dotted, with hollow markers. All lines of a metric have the same colour. For
+    each metric marked `is_checkpoint`, a star marks the held-out value at the best epoch. The old figure is
+    kept until the new figure is complete.
     """
 
     _run: RunStart
@@ -47,6 +49,7 @@ class LearningCurve(Reporter):
         self._points: defaultdict[Line, Points] = defaultdict(list)
         self._best: dict[str, Best] = {}
         self._better: dict[str, Literal["max", "min"]] = {}
+        self._validation: Evaluated | None = None
         self._undrawn = False
         self._replaying = False
 
@@ -82,9 +85,11 @@ class LearningCurve(Reporter):
         for line in self._lines():
             if line.split == result.split and not line.by_iteration and line.key in result.metrics:
                 self._points[line].append((result.epoch, result.metrics[line.key]))
+        if result.split == "validation":
+            self._validation = result
         if result.split == "test" and self._run.epochs:
             for label in self._better.keys() & result.metrics.keys():
-                self._mark_if_best(label, result.epoch, result.metrics[label])
+                self._mark_if_best(label, result)
         if not self._replaying:
             self._draw()
 
@@ -114,9 +119,10 @@ class LearningCurve(Reporter):
             axes.remove()
         return figure
 
-    def _mark_if_best(self, label: str, epoch: int, value: float) -> None:
-        """Mark the epoch if its value is the best so far; its checkpoint has not been saved yet."""
-        new = Best(label=label, value=value, epoch=epoch, checkpoint=None)
+    def _mark_if_best(self, label: str, result: Evaluated) -> None:
+        """Mark the epoch if it is the best so far; its checkpoint has not been saved yet."""
+        validation = self._validation.metrics if self._validation else None
+        new = Best.of(label, result.epoch, held_out=result.metrics, validation=validation)
         better = self._better[label]
         if label not in self._best or new.rank(better=better) > self._best[label].rank(better=better):
             self._best[label] = new
@@ -148,7 +154,7 @@ class LearningCurve(Reporter):
                 values,
                 label=plain(line.label),
                 color=colour,
-                linestyle="-" if held_out else "--",
+                linestyle={"train": "--", "validation": ":", "test": "-"}[line.split],
                 linewidth=1.8 if held_out else 1.3,
                 marker="" if line.by_iteration else "o",
                 markevery=math.ceil(len(epochs) / _MAX_MARKERS) or 1,
@@ -160,7 +166,7 @@ class LearningCurve(Reporter):
                 axes.plot(
                     [best.epoch],
                     [best.value],
-                    label=f"best: {best.value:.4f}, epoch {best.epoch}",
+                    label=f"{title_of_best([best.chosen_on])}: {best.value:.4f}, epoch {best.epoch}",
                     color=colour,
                     linestyle="",
                     marker="*",

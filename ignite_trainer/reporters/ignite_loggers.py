@@ -9,12 +9,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from ignite.handlers.base_logger import BaseLogger
 
-from ignite_trainer.api.reporter import Evaluated, Event, Iteration, Reporter, RunStart
+from ignite_trainer.api.reporter import SPLIT_NAMES, Evaluated, Event, Iteration, Reporter, RunStart
 from ignite_trainer.protocol.instantiate import build
 from ignite_trainer.support.errors import ProtocolError
-
-_TAGS = {"train": "training set", "test": "held-out set"}
-
 
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "ClearMLLogger": ("clearml",),
@@ -85,7 +82,7 @@ class IgniteLogger(Reporter):
 
     def on_evaluation(self, result: Evaluated) -> None:
         """Log a split's metrics."""
-        self._log(_TAGS[result.split], result.epoch, result.metrics)
+        self._log(f"{SPLIT_NAMES[result.split]} set", result.epoch, result.metrics)
 
     def close(self) -> None:
         """Close the logger."""

@@ -40,8 +40,9 @@ class JsonLines(Reporter):
      "table": {row: {column: ...}}}
     {"event": "fault", "time": ..., "epoch": 1, "iteration": 12, "what": ..., "done": ..., "samples": [...]}
     {"event": "end", "time": ..., "epoch": 50, "split": "test", "metrics": {...},
-     "best": [{"label": ..., "value": ..., "epoch": ..., "checkpoint": ...}],
-     "last_checkpoint": ..., "seconds": ..., "faults": {kind: count}}
+     "best": [{"label": ..., "value": ..., "epoch": ..., "checkpoint": ..., "chosen_on": "test" or
+     "validation", "validation": ...}], "last_checkpoint": ..., "seconds": ..., "stopped_early": false,
+     "faults": {kind: count}}
     ```
 
     `time` is ISO 8601 in UTC. Non-finite values are written as `null`. A resumed run first removes the lines

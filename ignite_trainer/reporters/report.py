@@ -13,10 +13,11 @@ from ignite_trainer.reporters.page import media, prediction_sections, render
 from ignite_trainer.reporters.page.render import Section
 from ignite_trainer.support.files import write_text
 from ignite_trainer.support.formatting import (
-    BEST_IS_OPTIMISTIC,
+    CHOSEN_ON,
     duration,
     readable,
     remarks_on_best,
+    title_of_best,
     value_cells,
 )
 
@@ -88,13 +89,16 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
     if not end.last_epoch:
         text.append("Evaluation only: nothing was trained.")
     elif best:
-        text += [BEST_IS_OPTIMISTIC, *remarks_on_best(entry.epoch for entry in end.best)]
+        text += dict.fromkeys(CHOSEN_ON[entry.chosen_on] for entry in end.best)
+        text += [*remarks_on_best(entry.epoch for entry in end.best)]
+    if end.stopped_early:
+        text.append("Training stopped early: the validation split showed no improvement (Setup.patience).")
     if not last and not best:
         text.append("There are no metrics.")
     header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "value"]
     rows = [[label, last.get(label, ""), best.get(label, "")] for label in {**last, **best}]
     if best:
-        header.append("best epoch")
+        header.append(title_of_best(entry.chosen_on for entry in end.best))
     return Section(title=run.name, text=text, header=header, rows=[row[: len(header)] for row in rows])
 
 

@@ -185,8 +185,8 @@ def _curves(run: RunStart) -> Iterator[_Curve]:
         for line in window.lines:
             colour = COLOURS[keys.index(line.key) % len(COLOURS)]
             dash, symbol = ("solid", "circle")
-            if has_held_out and line.split == "train":
-                dash, symbol = ("dash", "circle-open")
+            if has_held_out and line.split != "test":
+                dash, symbol = ("dash" if line.split == "train" else "dot", "circle-open")
             style = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol}}
             yield _curve(line, window, {"eid": run.name, "win": chart}, style)
             if run.sweep and line.split == "test" and not line.by_iteration:

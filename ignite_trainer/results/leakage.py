@@ -64,7 +64,9 @@ def _caution(file: Path, train: Any, test: Any) -> str:
         return ""
     if not held_out or run.caution == OTHER_PART:
         return OTHER_PART
-    return CHOSEN if file.name.startswith("best_") else run.caution
+    if file.name.startswith("best_") and (run.chosen_on == "test" or _validated(run, test)):
+        return CHOSEN
+    return run.caution
 
 
 def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
@@ -73,10 +75,15 @@ def _held_out_by(run: RunRecord, train: Any, test: Any) -> bool | None:
         return True
     if run.held_out:
         evaluated = set(held_out_folds(test) or folds(test))
-        return evaluated <= set(run.held_out) if evaluated else None
+        return evaluated <= {*run.held_out, *run.validation} if evaluated else None
     if run.held_out_splits and held_out_splits(test):
         return set(held_out_splits(test)) <= set(run.held_out_splits)
     return False if run.nothing_held_out is False and hold_nothing_out(train, test) else None
+
+
+def _validated(run: RunRecord, test: Any) -> bool:
+    """Return whether a run chose its best epoch on some of the evaluated samples."""
+    return bool(set(run.validation) & set(held_out_folds(test) or folds(test)))
 
 
 def _run_of(file: Path) -> RunRecord | None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from ignite_trainer.api import self_description
 from ignite_trainer.api.evaluation import FigureTable
-from ignite_trainer.api.reporter import Best, Figure, RunEnd
+from ignite_trainer.api.reporter import Best, Figure, RunEnd, Split
 from ignite_trainer.api.self_description import WeightsFile
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.identity import digest, identity, shown_line
@@ -48,16 +48,19 @@ class RunRecord(BaseModel):
         seen_in_training: what the model says of the data set in the training data of its initial weights.
         dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
-        samples: number of samples in each split.
+        samples: number of samples in each split, by its name.
         excluded: number of training samples left out because of their recordings, by the list that names
             these.
         digest: digest of the evaluated split; "" if unknown.
         held_out: numbers of the held-out folds.
         held_out_splits: names of the held-out splits, for data sets without folds.
+        validation: numbers of the validation folds.
+        chosen_on: split that chose the best epoch.
         folds: numbers of all folds in the data set.
         nothing_held_out: True if both splits are the whole data set; None if unknown.
         seed: seed of the run.
         epochs: number of epochs trained.
+        stopped_early: True if the run stopped before the last epoch of its protocol.
         metric: label of the metric shown in tables, or None.
         share: True if tables show this metric in per cent, because its values are in 0..1.
         listed: True if the run appears in the table of all results.
@@ -90,10 +93,13 @@ class RunRecord(BaseModel):
     digest: str = ""
     held_out: tuple[int, ...]
     held_out_splits: tuple[str, ...] = ()
+    validation: tuple[int, ...] = ()
+    chosen_on: Literal["validation", "test"] = "test"
     folds: tuple[int, ...]
     nothing_held_out: bool | None = None
     seed: int
     epochs: int
+    stopped_early: bool = False
     metric: str | None
     share: bool = False
     listed: bool = True
@@ -114,8 +120,7 @@ class RunRecord(BaseModel):
         blueprint: Blueprint,
         end: RunEnd,
         *,
-        train: Any,
-        test: Any,
+        datasets: Mapping[Split, Any],
         weights: tuple[WeightsFile, ...],
         evaluations: Mapping[str, FigureTable],
         multilabel: bool,
@@ -123,7 +128,8 @@ class RunRecord(BaseModel):
         caution: str,
         seen_in_training: str,
     ) -> RunRecord:
-        """Describe a run that has just ended; `train` and `test` are its data sets."""
+        """Describe a run that has just ended; `datasets` has a data set for each evaluated split."""
+        train, test = datasets["train"], datasets["test"]
         protocol, shown = blueprint.protocol, shown_line(blueprint.protocol)
         assert protocol.setup.seed is not None, "a run has a seed"
         return cls(
@@ -137,15 +143,18 @@ class RunRecord(BaseModel):
             seen_in_training=seen_in_training,
             dataset=self_description.results_name(test),
             whole_name=self_description.whole_name(test),
-            samples={"train": len(train), "test": len(test)},
+            samples={split: len(dataset) for split, dataset in datasets.items()},
             excluded=self_description.excluded(train),
             digest=self_description.digest(test),
             held_out=self_description.held_out_folds(test),
             held_out_splits=self_description.held_out_splits(test),
+            validation=self_description.validation_folds(test),
+            chosen_on="validation" if "validation" in datasets else "test",
             folds=self_description.folds(test),
             nothing_held_out=self_description.hold_nothing_out(train, test),
             seed=protocol.setup.seed,
-            epochs=protocol.setup.epochs,
+            epochs=end.last_epoch,
+            stopped_early=end.stopped_early,
             metric=shown.line_label if shown else None,
             share=shown is not None and shown.path.rpartition(".")[-1] in _SHARES,
             listed=protocol.table.listed,
@@ -170,6 +179,13 @@ class RunRecord(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ProtocolError(f"{path} is not the result of a run: {error}") from error
+
+    @property
+    def reports_best(self) -> bool:
+        """True if the run's result is that of the best epoch, because the validation split chose it."""
+        return (
+            self.chosen_on == "validation" and self.epochs > 0 and self.best_of(self.metric or "") is not None
+        )
 
     @property
     def is_of_training_data(self) -> bool:

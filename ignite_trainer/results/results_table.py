@@ -1,8 +1,8 @@
 """Writes `table.md` to the root of all results, in the form of the paper's table.
 
 Each row is a model with its initial weights, each column a data set with a setting. A cell shows the mean
-over the runs after their last epoch, next to the published result. Published results with their sources, and
-details of each cell, follow the table.
+over the runs after their last epoch, or at the epoch that the validation split chose, next to the published
+result. Published results with their sources, and details of each cell, follow the table.
 """
 
 from __future__ import annotations
@@ -24,17 +24,27 @@ from ignite_trainer.results.table_cells import HASH_DIGITS, Entry, Found, make_e
 from ignite_trainer.support.errors import ProtocolError, RunFailed
 from ignite_trainer.support.files import write_json, write_text
 from ignite_trainer.support.formatting import (
-    BEST_IS_OPTIMISTIC,
+    CHOSEN_ON,
     inert,
     markdown_link,
     markdown_table,
     percent,
     readable,
     remarks_on_best,
+    title_of_best,
 )
 
 _PATIENCE_SECONDS = 60  # for another process, which needs far less
-_RUN_HEADER = ("run", "fold", "seed", "last", "best (epoch)", "last checkpoint, sha256", "source revision")
+_RUN_HEADER = (
+    "run",
+    "fold",
+    "validation fold",
+    "seed",
+    "last epoch",
+    "",
+    "last checkpoint, sha256",
+    "source revision",
+)
 
 
 def update(root: Path) -> None:
@@ -108,14 +118,20 @@ def to_markdown(entries: Sequence[Entry], unreadable: Sequence[str]) -> str:
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     """Return the sentences needed to understand the table."""
-    sentences = ["Values are from the last epoch; metrics with values between 0 and 1 are in per cent."]
-    if any(entry.averages.last and entry.averages.last.deviation is not None for entry in entries):
+    others = " or, where stated, from the epoch that was best on the validation split"
+    sentences = [
+        f"Values are from the last epoch{others * any(entry.newest.reports_best for entry in entries)}; "
+        "metrics with values between 0 and 1 are in per cent."
+    ]
+    if any(entry.reported and entry.reported.deviation is not None for entry in entries):
         sentences.append(
             "Means and sample standard deviations (±) are over the folds, after averaging the seeds of each "
             "fold. If all runs evaluated the same samples, they are over the runs."
         )
-    if any(entry.averages.best and entry.newest.held_out and entry.newest.epochs for entry in entries):
-        sentences.append(BEST_IS_OPTIMISTIC)
+    trained = [entry.newest for entry in entries if entry.averages.best and entry.newest.epochs]
+    sentences += dict.fromkeys(
+        CHOSEN_ON[record.chosen_on] for record in trained if record.held_out or record.reports_best
+    )
     runs = [run.record for entry in entries for run in (*entry.runs, *entry.earlier)]
     sentences += remarks_on_best(best.epoch for run in runs for best in run.best if best.label == run.metric)
     if any(entry.newest.is_of_training_data for entry in entries):
@@ -158,8 +174,8 @@ def _spread_text(entry: Entry, spread: Spread) -> str:
 
 def _cell_texts(entry: Entry) -> tuple[str, str]:
     """Return our result and the published result."""
-    last, published = entry.averages.last, entry.published
-    ours = f"{_spread_text(entry, last) if last else 'not finite'} ({entry.extent})"
+    reported, published = entry.reported, entry.published
+    ours = f"{_spread_text(entry, reported) if reported else 'not finite'} ({entry.extent})"
     return ours, Cited(published, entry.newest.share).text if published else ""
 
 
@@ -217,13 +233,17 @@ def _published_table(cited: Iterable[Cited]) -> str:
 
 
 def _details(entry: Entry) -> str:
-    record, best = entry.newest, entry.averages.best
+    record, averages = entry.newest, entry.averages
+    epochs = sorted({run.record.epochs for run in entry.runs})
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in record.weights)
     facts = {
         "Protocol": f"{record.name}, variant {record.variant}",
-        "Epochs": str(record.epochs),
+        "Epochs": " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1])))),
         "Metric": record.metric or "none",
-        "Best epochs": _spread_text(entry, best) if best else "",
+        "Last epoch": _spread_text(entry, averages.last) if averages.last and record.reports_best else "",
+        title_of_best([record.chosen_on]).capitalize(): _spread_text(entry, averages.best)
+        if averages.best
+        else "",
         "Initial weights": weights or "random",
         "Training data": record.seen_in_training,
     }
@@ -241,7 +261,8 @@ def _details(entry: Entry) -> str:
 
 def _run_table(runs: Sequence[Found]) -> str:
     """List runs, without the columns that are empty for all of them."""
-    columns = zip(_RUN_HEADER, *map(_run_cells, runs), strict=True)
+    title = f"{title_of_best(run.record.chosen_on for run in runs)} (epoch)"
+    columns = zip([name or title for name in _RUN_HEADER], *map(_run_cells, runs), strict=True)
     header, *rows = zip(*(column for column in columns if any(column[1:])), strict=True)
     return markdown_table(header, rows)
 
@@ -253,6 +274,7 @@ def _run_cells(run: Found) -> list[str]:
     return [
         run.folder,
         ", ".join(map(str, record.held_out)),
+        ", ".join(map(str, record.validation)),
         str(record.seed),
         "" if last is None else readable(last),
         f"{readable(best)} ({of_best.epoch})" if of_best and best is not None else "",
@@ -272,6 +294,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "metric",
         "name",
         "epochs",
+        "chosen_on",
     }
     return {
         "row": entry.row,
@@ -287,5 +310,5 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def _run_json(run: Found) -> dict[str, Any]:
-    keys = {"suffix", "held_out", "seed", "last", "best", "checkpoint", "revision", "finished"}
+    keys = {"suffix", "held_out", "validation", "seed", "last", "best", "checkpoint", "revision", "finished"}
     return {"folder": run.folder, **run.record.model_dump(mode="json", include=keys)}

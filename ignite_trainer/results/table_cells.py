@@ -12,7 +12,7 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer.protocol.identity import digest, values_by_path
 from ignite_trainer.protocol.sections import PublishedResult
-from ignite_trainer.results.record import Averages, RunRecord
+from ignite_trainer.results.record import Averages, RunRecord, Spread
 
 HASH_DIGITS = 12
 _MAX_KEYS = 3  # in a row's name
@@ -63,13 +63,18 @@ class Entry:
         return Averages.of((run.record for run in self.runs), self.newest.metric or "")
 
     @property
+    def reported(self) -> Spread | None:
+        """Our result: the metric at the epochs chosen on validation splits, or else after the last epoch."""
+        return self.averages.best if self.newest.reports_best else self.averages.last
+
+    @property
     def cautions(self) -> list[str]:
         """Marks from `leakage` on the initial weights."""
         return sorted({run.record.caution for run in self.runs} - {""})
 
     @property
     def extent(self) -> str:
-        """Description of the evaluated samples, such as "5 of 5 folds", "fold 1 of 5" or "whole set"."""
+        """Description of the evaluated samples, such as "5 of 5 folds", and of the reported epoch."""
         held_out, folds = sorted(self._held_out), self._folds
         seeds = len({run.record.seed for run in self.runs})
         if not held_out:
@@ -81,6 +86,8 @@ class Entry:
         if seeds > 1:
             words.append(f"{seeds} seeds")
             words += [f"{len(self.runs)} runs"] * (len(held_out) > 1)
+        if self.newest.epochs:
+            words.append("epoch chosen on validation split" if self.newest.reports_best else "last epoch")
         return ", ".join([*words, *self.cautions])
 
     @property

@@ -20,7 +20,7 @@ from ignite_trainer.api.task import Task
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
-from ignite_trainer.runs.construction import SPLITS, Built, build_loaders, build_quickly, build_transforms
+from ignite_trainer.runs.construction import Built, build_loaders, build_quickly, build_transforms
 from ignite_trainer.runs.model_preparation import (
     plan_training,
     prepare_model,
@@ -44,7 +44,8 @@ class Parts:
         device: device of the model and the batches.
         sizes: number of samples in each split.
         training: loader of the training split, shuffled and augmented.
-        evaluation: unshuffled loader of each split, with the held-out split's transforms.
+        evaluation: unshuffled loader of each split, with the held-out split's transforms; the held-out split
+            comes last.
         model: model to train or evaluate.
         task: task of the protocol.
         evaluations: the protocol's `Evaluations`, by name.
@@ -107,7 +108,7 @@ def training_device() -> torch.device:
 
 def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
     """Return the parts with new loaders for the batch sizes and workers in the blueprint's `Setup`."""
-    datasets = {split: parts.evaluation[split].dataset for split in SPLITS}
+    datasets = {split: loader.dataset for split, loader in parts.evaluation.items()}
     built = Built(datasets, build_transforms(blueprint), parts.task, parts.evaluations)
     loaders = build_loaders(blueprint, built, seed=seed, device=parts.device)
     return replace(parts, **loaders._asdict())
@@ -143,7 +144,7 @@ def _build_rest(
     raise_errors(check(blueprint, built, model, loaders.training, plan, device=device))
     return Parts(
         device=device,
-        sizes={split: len(built.datasets[split]) for split in SPLITS},
+        sizes={split: len(dataset) for split, dataset in built.datasets.items()},
         training=loaders.training,
         evaluation=loaders.evaluation,
         model=model,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sized
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from ignite_trainer.api.evaluation import Evaluation
-from ignite_trainer.api.reporter import Split
+from ignite_trainer.api.reporter import SPLIT_NAMES, Split
 from ignite_trainer.api.self_description import hold_nothing_out, to_hold_out
 from ignite_trainer.api.task import Task
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
@@ -21,14 +21,14 @@ from ignite_trainer.reporters.ignite_loggers import require_loggers
 from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError
 
-SPLITS: tuple[Split, ...] = ("train", "test")
+_BUILT_SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 class Built(NamedTuple):
     """Data sets by split, transforms by split, task, and evaluations by name."""
 
     datasets: dict[Split, Any]
-    transforms: dict[Split, list[FieldTransform]]
+    transforms: dict[Literal["train", "test"], list[FieldTransform]]
     task: Task
     evaluations: dict[str, Evaluation]
 
@@ -38,7 +38,8 @@ class Loaders(NamedTuple):
 
     Attributes:
         training: loader of the training split, shuffled and augmented.
-        evaluation: unshuffled loader of each split, with the held-out split's transforms.
+        evaluation: unshuffled loader of each split, with the held-out split's transforms; the held-out split
+            comes last.
     """
 
     training: SplitLoader
@@ -55,7 +56,7 @@ def try_out(blueprint: Blueprint) -> dict[Split, int]:
         ProtocolError: Lists everything that cannot be built, with JSON paths.
     """
     built, _ = _try_all(lambda: build_quickly(blueprint), lambda: require_loggers(blueprint.reporters))
-    return {split: len(built.datasets[split]) for split in SPLITS}
+    return {split: len(dataset) for split, dataset in built.datasets.items()}
 
 
 def build_quickly(blueprint: Blueprint) -> Built:
@@ -70,7 +71,7 @@ def build_quickly(blueprint: Blueprint) -> Built:
     )
 
 
-def build_dataset(blueprint: Blueprint, split: Split) -> Any:
+def build_dataset(blueprint: Blueprint, split: Literal["train", "test"]) -> Any:
     """Build the data set of one split; raise a ProtocolError if it has no samples."""
     choice = blueprint.split.yes if split == "train" else blueprint.split.no
     args = {**blueprint.dataset_args, blueprint.split.key: choice}
@@ -80,13 +81,23 @@ def build_dataset(blueprint: Blueprint, split: Split) -> Any:
             f"Dataset.class is {blueprint.protocol.dataset.path}, which has no length; define __len__."
         )
     if not len(dataset):
-        name = "training" if split == "train" else "held-out"
-        raise ProtocolError(f"Dataset.args leave no samples in the {name} split.")
+        raise ProtocolError(f"Dataset.args leave no samples in the {SPLIT_NAMES[split]} split.")
     return dataset
 
 
-def build_transforms(blueprint: Blueprint) -> dict[Split, list[FieldTransform]]:
-    """Build the transforms of both splits."""
+def build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
+    """Build the data sets of all splits; the validation split is part of the training data set."""
+    train, test = (build_dataset(blueprint, split) for split in _BUILT_SPLITS)
+    validation = getattr(train, "validation", None)
+    if validation is None:
+        return {"train": train, "test": test}
+    if not len(validation):
+        raise ProtocolError("Dataset.args leave no samples in the validation split.")
+    return {"train": train, "validation": validation, "test": test}
+
+
+def build_transforms(blueprint: Blueprint) -> dict[Literal["train", "test"], list[FieldTransform]]:
+    """Build the transforms for training and those for evaluation."""
     specs = blueprint.protocol.transforms
     places = [f"Transforms[{index}]" for index in range(len(specs))]
     made = _try_all(
@@ -101,7 +112,7 @@ def build_transforms(blueprint: Blueprint) -> dict[Split, list[FieldTransform]]:
             for apply, spec, where in zip(made, specs, places, strict=True)
             if getattr(spec, split)
         ]
-        for split in SPLITS
+        for split in _BUILT_SPLITS
     }
 
 
@@ -113,8 +124,8 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
     # A split's two loaders share these.
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
     unreadable = {
-        split: UnreadableSamples(datasets[split], split=name, max_share=max_unreadable)
-        for split, name in zip(SPLITS, ("training", "held-out"), strict=True)
+        split: UnreadableSamples(dataset, split=SPLIT_NAMES[split], max_share=max_unreadable)
+        for split, dataset in datasets.items()
     }
 
     def load(split: Split, *, train: bool) -> SplitLoader:
@@ -133,7 +144,7 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
             unreadable=unreadable[split],
         )
 
-    return Loaders(load("train", train=True), {split: load(split, train=False) for split in SPLITS})
+    return Loaders(load("train", train=True), {split: load(split, train=False) for split in datasets})
 
 
 def require_a_batch(blueprint: Blueprint, samples: int) -> None:
@@ -158,8 +169,14 @@ def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
 
 
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
-    datasets = {split: build_dataset(blueprint, split) for split in SPLITS}
-    if blueprint.protocol.setup.epochs and hold_nothing_out(datasets["train"], datasets["test"]):
+    datasets, setup = build_datasets(blueprint), blueprint.protocol.setup
+    if setup.patience is not None and "validation" not in datasets:
+        raise ProtocolError(
+            f"Setup.patience is {setup.patience}, but the data set has no validation split, on which an "
+            'improvement would show. Name one, such as --Dataset.args.validation_fold "next", or set '
+            "Setup.patience to null."
+        )
+    if setup.epochs and hold_nothing_out(datasets["train"], datasets["test"]):
         raise ProtocolError(
             "Dataset.args hold nothing out: both splits are the whole data set, so the model would be "
             f"evaluated on its training data. Name {to_hold_out(datasets['test'])}, "

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
 from ignite_trainer.api.predictions import PredictionCollector
-from ignite_trainer.api.reporter import Evaluated, Split
+from ignite_trainer.api.reporter import SPLIT_NAMES, Evaluated, Split
 from ignite_trainer.api.task import StepOutput
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.blueprint import Blueprint
@@ -23,11 +23,6 @@ from ignite_trainer.support.errors import RunFailed
 from ignite_trainer.training import metrics
 from ignite_trainer.training.engines import make_evaluator
 from ignite_trainer.training.forward import autocast
-
-_TITLES: dict[Split, str] = {
-    "train": "Evaluating the training split",
-    "test": "Evaluating the held-out split",
-}
 
 
 class SplitPass:
@@ -57,7 +52,11 @@ class SplitPass:
         self._split = split
         self._due: Mapping[str, Evaluation] = {}
         self._engine = make_evaluator(
-            parts.task, parts.model, self._protocol.setup, device=parts.device, title=_TITLES[split]
+            parts.task,
+            parts.model,
+            self._protocol.setup,
+            device=parts.device,
+            title=f"Evaluating the {SPLIT_NAMES[split]} split",
         )
         metrics.attach_metrics(blueprint, self._engine, split, device=parts.device)
         self._engine.add_event_handler(Events.ITERATION_COMPLETED, after_batch)
@@ -95,7 +94,7 @@ class SplitPass:
                 )
         except ValueError as error:
             raise RunFailed(
-                f"Evaluating the {self._split} split failed: {error} "
+                f"Evaluating the {SPLIT_NAMES[self._split]} split failed: {error} "
                 f"The results so far are in {self._folder}."
             ) from error
         evaluated = Evaluated(

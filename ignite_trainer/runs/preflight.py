@@ -85,6 +85,8 @@ def check(
         return list(dict.fromkeys(task.check(model, **splits, **scored)))
 
     found += build(ask, {"train": train if setup.epochs else None, "test": test}, where="Task")
+    if "validation" in built.datasets:
+        found += build(ask, {"train": None, "test": built.datasets["validation"]}, where="Task")
     if setup.epochs:
         found += shared_recordings(train, test)
     refuse_single_values(task, model, plan, training, setup, device=device)

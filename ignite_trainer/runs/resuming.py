@@ -49,11 +49,12 @@ def describe_skipped_run(blueprint: Blueprint) -> str | None:
 
 
 def is_finished(protocol: Protocol, folder: Path) -> bool:
-    """Return whether the run in a folder has finished all epochs in the protocol."""
+    """Return whether the run in a folder has finished all epochs in the protocol, or stopped early."""
     try:
-        return RunRecord.read(folder / file_names.RESULT).epochs >= protocol.setup.epochs
+        record = RunRecord.read(folder / file_names.RESULT)
     except ProtocolError:
         return False
+    return record.stopped_early or record.epochs >= protocol.setup.epochs
 
 
 def read_finished_run(folder: Path) -> tuple[RunRecord, RunEnd]:
@@ -68,6 +69,7 @@ def read_finished_run(folder: Path) -> tuple[RunRecord, RunEnd]:
         ),
         last_checkpoint=checkpoints / record.checkpoint.name if record.checkpoint else None,
         seconds=record.seconds,
+        stopped_early=record.stopped_early,
     )
     return record, end
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ignite_trainer.api import file_names
 from ignite_trainer.api.evaluation import FigureTable
-from ignite_trainer.api.reporter import Evaluated, Iteration, Measured, RunEnd, Split
+from ignite_trainer.api.reporter import Best, Evaluated, Iteration, Measured, RunEnd, Split
 from ignite_trainer.api.self_description import listing, seen_in_training
 from ignite_trainer.checkpoints.checkpoints import Checkpoints
 from ignite_trainer.checkpoints.running_metrics import Elapsed, RunningMetrics
@@ -30,7 +30,6 @@ from ignite_trainer.results.leakage import MEANING, caution
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.runs import resuming
 from ignite_trainer.runs.assembly import Parts
-from ignite_trainer.runs.construction import SPLITS
 from ignite_trainer.runs.data_identity import DataIdentity
 from ignite_trainer.runs.evaluation_pass import SplitPass
 from ignite_trainer.runs.faults import FaultPolicy
@@ -73,11 +72,11 @@ class Run:
         self._folder = folder
         self._reporters = reporters
         self._elapsed = Elapsed()
-        self._train_data, self._test_data = (parts.evaluation[split].dataset for split in SPLITS)
-        self._caution = caution(parts.model, self._train_data, self._test_data)
-        self._seen_in_training = seen_in_training(parts.model, self._test_data)
+        self._datasets = datasets = {split: loader.dataset for split, loader in parts.evaluation.items()}
+        self._caution = caution(parts.model, datasets["train"], datasets["test"])
+        self._seen_in_training = seen_in_training(parts.model, datasets["test"])
         self._faults = FaultPolicy(
-            self._protocol.faults, self._train_data, folder=folder, reporters=reporters
+            self._protocol.faults, datasets["train"], folder=folder, reporters=reporters
         )
         data = DataIdentity(parts.training, parts.evaluation)
         state = {
@@ -102,10 +101,10 @@ class Run:
         self._saver = Saver(self._checkpoints, self._setup, request, folder=folder)
         self._passes = {
             split: SplitPass(blueprint, parts, split, folder=folder, after_batch=self._saver.stop_if_asked)
-            for split in SPLITS
+            for split in parts.evaluation
         }
         self._trainer = self._make_trainer(parts.optimizer) if parts.optimizer else None
-        self._held_out = Evaluated(epoch=0, iteration=0, split="test", metrics={}, seconds=0.0)
+        self._evaluated: dict[Split, Evaluated] = {}  # the last result of each split
         self._tables: dict[str, FigureTable] = {}
         self._step_clock = time.monotonic()
         self._skipped = 0  # batches of the first epoch that an earlier session trained on
@@ -125,19 +124,21 @@ class Run:
         environment = run_folder.describe_environment(seed=seed, device=self._parts.device)
         self._announce(environment, position, resume=resume)
         if position is None:
-            self._evaluate("test", epoch=0, iteration=0)
+            for split in self._splits_but_training:
+                self._evaluate(split, epoch=0, iteration=0)
             if self._trainer is not None:
-                self._checkpoints.save_untrained(self._held_out.metrics)
+                self._checkpoints.save_untrained(self._held_out.metrics, self._validated)
         if self._trainer is not None:
             self._train(self._trainer, position)
         self._checkpoints.finish()
         self._share_unreadable()
         end = RunEnd(
-            last_epoch=self._setup.epochs,
+            last_epoch=self._held_out.epoch,
             last=self._held_out.metrics,
             best=self._checkpoints.best,
             last_checkpoint=self._checkpoints.last,
             seconds=self._elapsed.seconds,
+            stopped_early=self._held_out.epoch < self._setup.epochs,
             faults=self._faults.all_counts({loader.unreadable for loader in self._parts.evaluation.values()}),
         )
         predictions = self._held_out.predictions
@@ -147,8 +148,7 @@ class Run:
         record = RunRecord.of(
             self._blueprint,
             end,
-            train=self._train_data,
-            test=self._test_data,
+            datasets=self._datasets,
             weights=self._parts.initial_weights,
             evaluations=self._tables,
             multilabel=bool(predictions and predictions.multilabel),
@@ -159,6 +159,21 @@ class Run:
         if is_main():  # written last, as it marks the run as finished
             write_json(self._folder / file_names.RESULT, record.model_dump(mode="json"))
         return RunResult(folder=self._folder, end=end, record=record)
+
+    @property
+    def _held_out(self) -> Evaluated:
+        """Last result of the held-out split."""
+        return self._evaluated["test"]
+
+    @property
+    def _validated(self) -> Mapping[str, float] | None:
+        """Last metrics of the validation split; None without such a split."""
+        return self._evaluated["validation"].metrics if "validation" in self._passes else None
+
+    @property
+    def _splits_but_training(self) -> tuple[Split, ...]:
+        """The evaluated splits in order: the held-out split comes last, when it is known which epoch is."""
+        return tuple(split for split in self._passes if split != "train")
 
     def _restore(self) -> Position | None:
         """Restore the run's last state; return None if the run was killed before a state was saved.
@@ -213,7 +228,7 @@ class Run:
         if not resume:
             self._reporters.on_start(start)
             return
-        if position and position.epoch == self._setup.epochs:
+        if position and position.complete and self._is_last(position.epoch):
             position = replace(position, complete=False)  # repeat its evaluation, for the predictions
         self._reporters.on_resume(start, resuming.truncate_log(folder, position))
 
@@ -261,9 +276,9 @@ class Run:
             if not self._skipped and not position.complete:
                 self._evaluate_epoch(position.epoch, position.iteration)
                 self._close_epoch(position.epoch, position.iteration)
-            elif position.complete and position.epoch == epochs:
+            elif position.complete and self._is_last(position.epoch):
                 self._evaluate_epoch(position.epoch, position.iteration)  # to make the predictions
-            if position.iteration == batches * epochs:
+            if not self._skipped and self._is_last(position.epoch):
                 return
         trainer.run(self._parts.training, max_epochs=epochs)
 
@@ -295,6 +310,23 @@ class Run:
         self._before_saving(epoch, iteration)
         self._evaluate_epoch(epoch, iteration)
         self._close_epoch(epoch, iteration)
+        if self._is_last(epoch):
+            trainer.terminate()
+
+    def _is_last(self, epoch: int) -> bool:
+        """Return whether this is the last epoch of the protocol, or `Setup.patience` is exhausted."""
+        patience = self._setup.patience
+        if epoch == self._setup.epochs or patience is None:
+            return epoch == self._setup.epochs
+        return run_on_main(lambda: epoch - self._best_epoch(epoch) >= patience)
+
+    def _best_epoch(self, epoch: int) -> int:
+        """Return the best epoch on the validation split, up to and including this one; main process only."""
+        line = next(line for line in self._protocol.lines.values() if line.is_checkpoint)
+        best = [best for best in self._checkpoints.best if best.label == line.line_label]
+        if "validation" in self._evaluated and self._evaluated["validation"].epoch == epoch:
+            best.append(Best.of(line.line_label, epoch, held_out={}, validation=self._validated))
+        return max(best, key=lambda best: best.rank(better=line.best)).epoch  # the first of equal ones
 
     def _before_saving(self, epoch: int, iteration: int) -> None:
         self._faults.require_finite(epoch, iteration, self._parts.model)
@@ -311,7 +343,8 @@ class Run:
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)
-            self._evaluate("test", epoch=epoch, iteration=iteration)
+            for split in self._splits_but_training:
+                self._evaluate(split, epoch=epoch, iteration=iteration)
         except RunStopped:  # the epoch's steps are done, so the run resumes with the evaluation
             self._saver.save(Position(epoch=epoch, iteration=iteration), random=random)
             run_on_main(self._checkpoints.wait)
@@ -326,19 +359,22 @@ class Run:
                 self._parts.scheduler.step()
         self._share_unreadable()
         self._checkpoints.save(
-            self._held_out.metrics, position=Position(epoch=epoch, iteration=iteration, complete=True)
+            self._held_out.metrics,
+            validation=self._validated,
+            position=Position(epoch=epoch, iteration=iteration, complete=True),
         )
         self._saver.note_saved(iteration)
 
     def _evaluate(self, split: Split, *, epoch: int, iteration: int) -> None:
+        is_last = split == "test" and self._is_last(epoch)
         due = [
             name
             for name, spec in self._protocol.evaluations.items()
-            if split == "test" and (epoch == self._setup.epochs or (spec.every and epoch % spec.every == 0))
+            if split == "test" and (is_last or (spec.every and epoch % spec.every == 0))
         ]
         result, tables = self._passes[split].run(due, epoch=epoch, iteration=iteration)
+        self._evaluated[split] = result
         if split == "test":
-            self._held_out = result
             self._tables = tables
         self._reporters.on_evaluation(result)
         for name, table in tables.items():

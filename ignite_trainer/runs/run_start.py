@@ -52,6 +52,7 @@ def describe_start(
     weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
     threads = environment["threads"]
     is_whole = hold_nothing_out(parts.evaluation["train"].dataset, dataset)
+    validates = "validation" in parts.sizes
     facts = {
         "Started": environment["started"],
         "Model": protocol.model.path,
@@ -61,6 +62,7 @@ def describe_start(
         "Seed": str(environment["seed"]),
         **(_training_facts(protocol, parts) if setup.epochs else {}),
         "Data": results_name(dataset),
+        **({"Validation split": f"{parts.sizes['validation']:,} samples"} if validates else {}),
         "Evaluated" if is_whole else "Held-out split": f"{parts.sizes['test']:,} samples",
         **({"Resumed from": resumed_from} if resumed_from else {}),
         "Results": str(folder),
@@ -71,7 +73,7 @@ def describe_start(
         protocol=protocol.to_json(),
         environment=environment,
         facts=facts,
-        windows=metrics.windows(protocol),
+        windows=metrics.windows(protocol, parts.evaluation),
         epochs=setup.epochs,
         iterations_per_epoch=len(parts.training),
         best=best,

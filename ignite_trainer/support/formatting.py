@@ -9,9 +9,14 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import PurePath
 from urllib.parse import quote
 
-BEST_IS_OPTIMISTIC = (
-    "The best epoch was chosen on the held-out split, so its value is optimistic; the last epoch is unbiased."
-)
+CHOSEN_ON = {
+    "test": "The best epoch was chosen on the held-out split, so its value is optimistic; the last epoch is "
+    "unbiased.",
+    "validation": "The best epoch was chosen on the validation split, so its value on the held-out split is "
+    "unbiased, as is that of the last epoch.",
+}
+"""Explanation of the best epoch's value, by the split that chose the epoch."""
+_CHOOSING = {"test": "held-out", "validation": "validation"}
 EPOCH_0 = (
     "Epoch 0 is before the first step. If it is the best, no trained epoch was as good: its weights are the "
     "initial ones, and nothing was learned."
@@ -34,6 +39,11 @@ def readable(value: float) -> str:
         return f"{value:.0f}"
     decimals = not math.isfinite(value) or value == 0 or 1e-3 <= abs(value) < 1e5
     return f"{value:.4f}" if decimals else f"{value:.3e}"
+
+
+def title_of_best(chosen_on: Iterable[str]) -> str:
+    """Return the title of best epochs' values, such as "chosen on held-out split"."""
+    return f"chosen on {' or '.join(dict.fromkeys(_CHOOSING[split] for split in chosen_on))} split"
 
 
 def remarks_on_best(epochs: Iterable[int]) -> list[str]:

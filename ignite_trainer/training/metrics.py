@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +25,7 @@ from ignite_trainer.support.distributed import as_single_process
 from ignite_trainer.support.errors import ProtocolError
 
 # As in the published labels "Val. Acc. Train." and "Val. Acc. Eval.".
-_SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "test": "Eval."}
+_SPLIT_LABELS: dict[Split, str] = {"train": "Train.", "validation": "Valid.", "test": "Eval."}
 
 
 def logged_steps(every: int) -> Any:
@@ -116,8 +116,8 @@ def values(engine: Engine, protocol: Protocol) -> dict[str, float]:
     return {label: _number(computed[label], label) for label in labels if label in computed}
 
 
-def windows(protocol: Protocol) -> tuple[Window, ...]:
-    """Return the charts of the protocol, as reporters draw them."""
+def windows(protocol: Protocol, evaluated: Collection[Split]) -> tuple[Window, ...]:
+    """Return the charts of the protocol, as reporters draw them, with lines for the evaluated splits."""
     return tuple(
         Window(
             name=window.window_name or name,
@@ -134,6 +134,7 @@ def windows(protocol: Protocol) -> tuple[Window, ...]:
                 )
                 for line in window.lines
                 for split in _splits(line)
+                if split in evaluated
             ),
         )
         for name, window in protocol.metrics.items()
@@ -199,10 +200,10 @@ def _nan_of_nothing(compute: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def _splits(line: LineSpec) -> list[Split]:
-    splits: list[Split] = ["train", "test"]
+    """Return the splits on which a metric is computed; on the validation split, if on the held-out split."""
     if line.update_rate == "iteration":
         return ["train"]
-    return [split for split in splits if getattr(line, split)]
+    return [*["train"] * line.train, *["validation", "test"] * line.test]  # type: ignore[list-item]
 
 
 def _number(value: Any, label: str) -> float:

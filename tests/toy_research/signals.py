@@ -59,6 +59,23 @@ class Tones(Dataset[Tone]):
         return Tone(signal, None, 0.5 * index, f"tone {index}", target)
 
 
+class ValidatedTones(Tones):
+    """Tones of which the fold after the held-out one, or the first after the last, chooses the epoch."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.validation_folds = (self.held_out[0] % len(self.folds) + 1,)
+        self.validation: Tones | None = None
+        if options["train"]:
+            part = self.validation = Tones(**{**options, "fold": self.validation_folds[0], "train": False})
+            self._indices = [index for index in self._indices if index not in part._indices]
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the samples."""
+        return {f"tone {index}" for index in self._indices}
+
+
 class TonesInStretches(Tones):
     """Streamed tones: stretches in random order, in order within a stretch.
 

@@ -14,11 +14,12 @@ from ignite_trainer.commands.sweeps.groups import SEED, Group, make_groups
 from ignite_trainer.results.leakage import MEANING
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.support.formatting import (
-    BEST_IS_OPTIMISTIC,
+    CHOSEN_ON,
     inert,
     markdown_table,
     readable,
     remarks_on_best,
+    title_of_best,
 )
 
 
@@ -108,7 +109,10 @@ def to_json(summary: Summary) -> dict[str, Any]:
 def to_cells(summary: Summary) -> tuple[list[str], list[list[str]], list[list[str]]]:
     """Return the header, a row for each run and a row for each mean."""
     header = ["run", *(key.rpartition(".")[-1] for key in summary.keys)]
-    header += [f"{label}, {epoch} (epoch)" for label, epoch in summary.columns]
+    best = title_of_best(record.chosen_on for record in summary.records.values())
+    header += [
+        f"{label}, {'last epoch' if epoch == 'last' else best} (epoch)" for label, epoch in summary.columns
+    ]
     runs = [
         [run.name, *map(_text, run.values.values()), *_run_cells(summary, run.name)] for run in summary.runs
     ]
@@ -137,7 +141,7 @@ def remarks(summary: Summary) -> list[str]:
     totals = {sum(record.samples.values()) for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))
-        sentences.append(f"The runs differ in the total number of samples in both splits: {listed}.")
+        sentences.append(f"The runs differ in the total number of samples in all splits: {listed}.")
     revisions = sorted({str(record.revision) for record in summary.records.values()})
     if len(revisions) > 1:
         sentences.append(f"The runs were made with different source revisions: {', '.join(revisions)}.")
@@ -154,11 +158,9 @@ def _explain_means(summary: Summary) -> list[str]:
         of_folds = any(group.finished > group.parts > 1 for group in averaged)
         what = "n folds, after averaging the seeds of each" if of_folds else "n runs"
         sentences.append(f"± is the sample standard deviation over {what}.")
-    if any(record.epochs and record.best for record in summary.records.values()):
-        sentences.append(BEST_IS_OPTIMISTIC)
-        sentences += remarks_on_best(
-            best.epoch for record in summary.records.values() if record.epochs for best in record.best
-        )
+    trained = [record for record in summary.records.values() if record.epochs and record.best]
+    sentences += dict.fromkeys(CHOSEN_ON[record.chosen_on] for record in trained)
+    sentences += remarks_on_best(best.epoch for record in trained for best in record.best)
     return [" ".join(sentences)] if sentences else []
 
 
@@ -189,7 +191,9 @@ def _run_json(summary: Summary, run: Combination) -> dict[str, Any]:
     for label in _labels(record):
         (last, best), of_best = record.value(label), record.best_of(label)
         metrics[label] = {"last": last, "best": best, "best_epoch": of_best and of_best.epoch}
-    about = record.model_dump(include={"seed", "epochs", "samples", "held_out"}, mode="json")
+    about = record.model_dump(
+        include={"seed", "epochs", "samples", "held_out", "validation", "chosen_on"}, mode="json"
+    )
     return {"run": run.name, "values": run.values, **about, "metrics": metrics}
 
 

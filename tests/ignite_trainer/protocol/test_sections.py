@@ -163,8 +163,8 @@ def test_a_label_too_long_for_a_file_name_is_refused() -> None:
 def test_checkpoints_are_chosen_by_held_out_values(keys: dict[str, Any]) -> None:
     (problem,) = problems(metrics(line(is_checkpoint=True, **keys)))
     assert problem == (
-        "Metrics.Performance.lines[0].is_checkpoint is true, but checkpoints are chosen on the held-out "
-        'split after each epoch, which needs "test": true and "update_rate": "epoch".'
+        "Metrics.Performance.lines[0].is_checkpoint is true, but checkpoints are chosen after each epoch, "
+        'which needs "test": true and "update_rate": "epoch".'
     )
 
 

@@ -71,11 +71,11 @@ def test_an_evaluation_is_one_line(console: Console, capsys: pytest.CaptureFixtu
 def test_the_end_table_shows_last_and_best_values_and_the_folder_is_the_last_line(
     console: Console, run: RunStart, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "50")  # narrower than the paths
+    monkeypatch.setenv("COLUMNS", "70")  # narrower than the paths
     console.on_end(end_of(run))
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
-    assert ["last", "(epoch", "2)", "best", "(epoch)"] in rows
+    assert ["last", "(epoch", "2)", "chosen", "on", "held-out", "split", "(epoch)"] in rows
     assert ["Val.", "Acc.", "0.9625", "0.9700", "(1)"] in rows
     assert ["Loss", "0.5000"] in rows
     assert "1 h 2 min" in lines[0]
@@ -93,7 +93,7 @@ def test_the_end_table_of_an_evaluation_has_no_best_epoch(
     lines = output.splitlines()
     assert lines[0].strip() == "Results on the held-out set, after 1 h 2 min"  # not wrapped
     assert ["last", "(epoch", "0)"] in [line.split() for line in lines]
-    assert "best" not in output
+    assert "best" not in output and "chosen" not in output
 
 
 def test_redirected_output_has_no_escape_codes(run: RunStart, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_lines_show_the_reported_values(curve: LearningCurve) -> None:
     assert drawn(performance) == {
         "Val. Acc. Train.": ([0, 1, 2], pytest.approx([0.2, 0.9, 0.8])),
         "Val. Acc. Eval.": ([0, 1, 2], [0.1, 0.8, 0.7]),
-        "best: 0.8000, epoch 1": ([1], [0.8]),
+        "chosen on held-out split: 0.8000, epoch 1": ([1], [0.8]),
     }
     assert drawn(cost) == {"Cost Train.": ([0.5, 1.0, 1.5, 2.0], [4.0, 2.0, 20 / 15, 1.0])}
 
@@ -61,7 +61,7 @@ def test_titles_axes_and_legend_come_from_the_windows(curve: LearningCurve, run:
     legend = performance.get_legend()
     assert legend is not None
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["Val. Acc. Train.", "Val. Acc. Eval.", "best: 0.8000, epoch 1"]
+    assert labels == ["Val. Acc. Train.", "Val. Acc. Eval.", "chosen on held-out split: 0.8000, epoch 1"]
 
 
 def test_training_and_held_out_lines_differ_in_more_than_colour(curve: LearningCurve) -> None:
@@ -75,7 +75,7 @@ def test_training_and_held_out_lines_differ_in_more_than_colour(curve: LearningC
 def test_the_end_of_the_run_determines_the_best_epoch(curve: LearningCurve) -> None:
     best = Best(label="Val. Acc.", value=0.7, epoch=2, checkpoint=None)
     curve.on_end(RunEnd(last_epoch=2, last={}, best=(best,), last_checkpoint=None, seconds=1.0))
-    assert drawn(curve.figure().axes[1])["best: 0.7000, epoch 2"] == ([2], [0.7])
+    assert drawn(curve.figure().axes[1])["chosen on held-out split: 0.7000, epoch 2"] == ([2], [0.7])
 
 
 @pytest.mark.parametrize(("best", "epoch"), [("max", 1), ("min", 2), ("max", 0)])
@@ -85,7 +85,7 @@ def test_the_best_epoch_so_far_is_the_one_checkpoints_keep(run: RunStart, best: 
     values = (0.9 if epoch == 0 or best == "min" else 0.0, 0.8, 0.7, 0.75)
     for number, value in enumerate(values):
         reporter.on_evaluation(scored(number, value))
-    assert f"best: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
+    assert f"chosen on held-out split: {values[epoch]:.4f}, epoch {epoch}" in drawn(reporter.figure().axes[1])
 
 
 def test_the_plot_is_complete_after_every_evaluation(run: RunStart) -> None:
@@ -108,12 +108,15 @@ def test_non_finite_values_are_gaps(run: RunStart) -> None:
         reporter.on_evaluation(scored(epoch, value))
     _, accuracy = drawn(reporter.figure().axes[1])["Val. Acc. Eval."]
     assert accuracy == pytest.approx([math.nan, math.nan, 0.5], nan_ok=True)
-    assert "best: 0.5000, epoch 2" in drawn(reporter.figure().axes[1])
+    assert "chosen on held-out split: 0.5000, epoch 2" in drawn(reporter.figure().axes[1])
 
 
 @pytest.mark.parametrize(
     ("values", "label"),
-    [((0.5, 0.5, 0.5), "best: 0.5000, epoch 1"), ((0.6, 0.5, 0.5), "best: 0.6000, epoch 0")],
+    [
+        ((0.5, 0.5, 0.5), "chosen on held-out split: 0.5000, epoch 1"),
+        ((0.6, 0.5, 0.5), "chosen on held-out split: 0.6000, epoch 0"),
+    ],
 )
 def test_the_first_of_equal_trained_epochs_is_marked(
     run: RunStart, values: tuple[float, ...], label: str
@@ -130,9 +133,9 @@ def test_a_resumed_run_marks_the_best_epoch_of_its_checkpoints(run: RunStart) ->
     kept = Best(label="Val. Acc.", value=0.8, epoch=1, checkpoint=None)
     reporter = LearningCurve()
     reporter.on_resume(dataclasses.replace(run, best=(kept,)), history)
-    assert drawn(reporter.figure().axes[1])["best: 0.8000, epoch 1"] == ([1], [0.8])
+    assert drawn(reporter.figure().axes[1])["chosen on held-out split: 0.8000, epoch 1"] == ([1], [0.8])
     reporter.on_evaluation(scored(3, 0.85))
-    assert drawn(reporter.figure().axes[1])["best: 0.8500, epoch 3"] == ([3], [0.85])
+    assert drawn(reporter.figure().axes[1])["chosen on held-out split: 0.8500, epoch 3"] == ([3], [0.85])
 
 
 @pytest.mark.parametrize("count", range(8))

@@ -28,8 +28,10 @@ LINES = [
     '"what": "The loss is nan", "done": "the step is skipped", "samples": ["1-a.wav", "ü.wav"]}',
     '{"event": "end", "time": "2026-11-28T04:54:00.123+00:00", "epoch": 2, "split": "test", '
     '"metrics": {"Val. Acc.": 0.8}, "best": [{"label": "Val. Acc.", "value": 0.9, "epoch": 1, '
-    '"checkpoint": "/runs/best.pt"}, {"label": "Cost", "value": null, "epoch": 0, "checkpoint": null}], '
-    '"last_checkpoint": "/runs/last.pt", "seconds": 60.0, "faults": {"steps skipped": 2}}',
+    '"checkpoint": "/runs/best.pt", "chosen_on": "test", "validation": null}, {"label": "Cost", '
+    '"value": null, "epoch": 0, "checkpoint": null, "chosen_on": "validation", "validation": 2.0}], '
+    '"last_checkpoint": "/runs/last.pt", "seconds": 60.0, "stopped_early": false, '
+    '"faults": {"steps skipped": 2}}',
 ]
 EVENTS = [
     Iteration(
@@ -54,7 +56,7 @@ EVENTS = [
         last={"Val. Acc.": 0.8},
         best=(
             Best(label="Val. Acc.", value=0.9, epoch=1, checkpoint=Path("/runs/best.pt")),
-            Best(label="Cost", value=math.nan, epoch=0, checkpoint=None),
+            Best.of("Cost", 0, held_out={"Cost": math.nan}, validation={"Cost": 2.0}),
         ),
         last_checkpoint=Path("/runs/last.pt"),
         seconds=60.0,

@@ -14,7 +14,7 @@ from toy_research.protocols import run_toy
 
 from ignite_trainer.api.reporter import Best, Evaluated, Measured, Reporter, RunEnd, RunStart
 from ignite_trainer.reporters import Report
-from ignite_trainer.support.formatting import BEST_IS_OPTIMISTIC
+from ignite_trainer.support.formatting import CHOSEN_ON
 from tests.ignite_trainer.reporters.events import evaluated
 from tests.page_elements import Elements
 
@@ -45,9 +45,9 @@ def report(run: RunStart, *events: Evaluated | Measured, end: RunEnd | None = No
 
 def test_last_and_best_epoch_are_shown_side_by_side(run: RunStart) -> None:
     page = report(run)
-    assert page.texts["th"][:3] == ["metric", "last epoch (2)", "best epoch"]
+    assert page.texts["th"][:3] == ["metric", "last epoch (2)", "chosen on held-out split"]
     assert page.texts["td"][:3] == ["Val. Acc.", "0.7500", "0.8750 (epoch 1)"]
-    assert page.texts["p"][0] == BEST_IS_OPTIMISTIC
+    assert page.texts["p"][0] == CHOSEN_ON["test"]
 
 
 def test_a_metric_without_checkpoints_has_no_best(run: RunStart) -> None:

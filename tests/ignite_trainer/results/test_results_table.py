@@ -17,7 +17,7 @@ from ignite_trainer.results import results_table
 from ignite_trainer.results.record import RunRecord
 from ignite_trainer.results.results_table import to_markdown
 from ignite_trainer.results.table_cells import Found, make_entries
-from ignite_trainer.support.formatting import BEST_IS_OPTIMISTIC
+from ignite_trainer.support.formatting import CHOSEN_ON
 
 FULL = weights("Full.pt")
 
@@ -55,33 +55,37 @@ def test_a_cell_shows_the_mean_after_the_last_epoch_in_per_cent() -> None:
     found = rows(*(run_record(fold=fold, last=value) for fold, value in enumerate(values, start=1)))
     assert found == [
         ["model, initial weights", "Tones, trained", "published"],
-        ["TwoTowers, random weights", f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)", ""],
+        [
+            "TwoTowers, random weights",
+            f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds, last epoch)",
+            "",
+        ],
     ]
-    assert found[1][1] == "96.9 ± 0.7 (5 of 5 folds)"
+    assert found[1][1] == "96.9 ± 0.7 (5 of 5 folds, last epoch)"
 
 
 @pytest.mark.parametrize(
     ("records", "cell"),
     [
-        ([run_record(fold=2)], "50.0 (fold 2 of 5)"),
+        ([run_record(fold=2)], "50.0 (fold 2 of 5, last epoch)"),
         ([run_record()], "50.0 (whole set)"),
-        ([run_record(fold=1), run_record(fold=2)], "50.0 ± 0.0 (2 of 5 folds)"),
-        ([run_record(fold=1), run_record(fold=1, seed=8)], "50.0 ± 0.0 (fold 1 of 5, 2 seeds)"),
+        ([run_record(fold=1), run_record(fold=2)], "50.0 ± 0.0 (2 of 5 folds, last epoch)"),
+        ([run_record(fold=1), run_record(fold=1, seed=8)], "50.0 ± 0.0 (fold 1 of 5, 2 seeds, last epoch)"),
         (  # the mean of fold 1, 0.8, counts as much as fold 2
             [
                 run_record(fold=fold, seed=seed, last=last)
                 for fold, seed, last in ((1, 7, 0.9), (1, 8, 0.7), (2, 7, 0.2))
             ],
-            f"50.0 ± {100 * math.sqrt(0.3**2 + 0.3**2):.1f} (2 of 5 folds, 2 seeds, 3 runs)",
+            f"50.0 ± {100 * math.sqrt(0.3**2 + 0.3**2):.1f} (2 of 5 folds, 2 seeds, 3 runs, last epoch)",
         ),
-        ([run_record(fold=None, epochs=9)], "50.0 (training data)"),
-        ([run_record(epochs=9, folds=(), nothing_held_out=False)], "50.0 (held-out part)"),
+        ([run_record(fold=None, epochs=9)], "50.0 (training data, last epoch)"),
+        ([run_record(epochs=9, folds=(), nothing_held_out=False)], "50.0 (held-out part, last epoch)"),
         ([run_record(folds=())], "50.0 (evaluated split)"),  # unknown, as in older records
         ([run_record(folds=(), nothing_held_out=True)], "50.0 (whole set)"),
-        ([run_record(fold=1, last=39 / 48)], "81.3 (fold 1 of 5)"),
-        ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5)"),
-        ([run_record(fold=1, last=0.5, share=False)], "0.5000 (fold 1 of 5)"),
-        ([run_record(fold=1, last=None)], "not finite (fold 1 of 5)"),
+        ([run_record(fold=1, last=39 / 48)], "81.3 (fold 1 of 5, last epoch)"),
+        ([run_record(fold=1, last=2.5, share=False)], "2.5000 (fold 1 of 5, last epoch)"),
+        ([run_record(fold=1, last=0.5, share=False)], "0.5000 (fold 1 of 5, last epoch)"),
+        ([run_record(fold=1, last=None)], "not finite (fold 1 of 5, last epoch)"),
     ],
 )
 def test_a_cell_states_how_many_runs_and_folds_it_averages(records: list[RunRecord], cell: str) -> None:
@@ -96,7 +100,7 @@ def test_runs_without_a_metric_and_unlisted_runs_have_no_cell(changes: dict[str,
 def test_only_the_latest_of_equal_runs_counts() -> None:
     early = run_record(fold=1, last=0.1, finished="2024-01-01T00:00:00+00:00")
     late = run_record(fold=1, last=0.9, finished="2024-01-03T00:00:00+00:00")
-    assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5)"
+    assert ours(early, late) == ours(late, early) == "90.0 (fold 1 of 5, last epoch)"
 
 
 def test_an_earlier_run_is_listed_below() -> None:
@@ -132,12 +136,15 @@ def test_runs_with_the_same_variant_may_differ_too_much_to_be_averaged(
         run_record(fold=1, last=0.25, seed=1, **first), run_record(fold=1, last=0.75, seed=2, **second)
     )
     assert [row[0] for row in found[1:]] == [f"TwoTowers, random weights, {label}" for label in labels]
-    assert sorted(row[1] for row in found[1:]) == ["25.0 (fold 1 of 5)", "75.0 (fold 1 of 5)"]
+    assert sorted(row[1] for row in found[1:]) == [
+        "25.0 (fold 1 of 5, last epoch)",
+        "75.0 (fold 1 of 5, last epoch)",
+    ]
 
 
 def test_suffixes_that_name_folds_do_not_prevent_averaging() -> None:
     records = [run_record(fold=fold, suffix=f"CV{fold}") for fold in range(1, 6)]
-    assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds)"
+    assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds, last epoch)"
 
 
 def test_settings_and_data_sets_are_columns_and_weights_are_rows() -> None:
@@ -149,9 +156,9 @@ def test_settings_and_data_sets_are_columns_and_weights_are_rows() -> None:
     )
     assert found == [
         ["model, initial weights", "Noises, zero-shot", "published", "Tones, trained", "published"],
-        ["OneTower, random weights", "", "", "25.0 (fold 1 of 5)", ""],
-        ["TwoTowers, Full.pt", "50.0 (whole set)", "", "75.0 (fold 1 of 5)", ""],
-        ["TwoTowers, Full.pt + Other.pt", "", "", "50.0 (fold 1 of 5)", ""],
+        ["OneTower, random weights", "", "", "25.0 (fold 1 of 5, last epoch)", ""],
+        ["TwoTowers, Full.pt", "50.0 (whole set)", "", "75.0 (fold 1 of 5, last epoch)", ""],
+        ["TwoTowers, Full.pt + Other.pt", "", "", "50.0 (fold 1 of 5, last epoch)", ""],
     ]
 
 
@@ -201,10 +208,13 @@ NINE: dict[str, Any] = {"epochs": 9, "weights": (FULL,), "published": (published
 @pytest.mark.parametrize(
     ("records", "cells"),
     [
-        (all_folds(published=(published(0.125),), share=False), ["0.5000 ± 0.0000 (5 of 5 folds)", "0.1250"]),
-        (all_folds(published=(published(),))[:4], ["50.0 ± 0.0 (4 of 5 folds)", ""]),
-        ([run_record(**NINE, fold=None)], ["50.0 (training data)", ""]),
-        ([run_record(**NINE, folds=())], ["50.0 (evaluated split)", "97.15"]),
+        (
+            all_folds(published=(published(0.125),), share=False),
+            ["0.5000 ± 0.0000 (5 of 5 folds, last epoch)", "0.1250"],
+        ),
+        (all_folds(published=(published(),))[:4], ["50.0 ± 0.0 (4 of 5 folds, last epoch)", ""]),
+        ([run_record(**NINE, fold=None)], ["50.0 (training data, last epoch)", ""]),
+        ([run_record(**NINE, folds=())], ["50.0 (evaluated split, last epoch)", "97.15"]),
         ([run_record(**{**NINE, "epochs": 0})], ["50.0 (whole set)", "97.15"]),
         ([run_record(**{**NINE, "epochs": 0, "weights": ()})], ["50.0 (whole set)", ""]),
     ],
@@ -229,8 +239,8 @@ def test_runs_with_overlapping_folds_are_not_averaged() -> None:
         *(run_record(fold=1, held_out=pair, last=0.1 * number) for number, pair in enumerate(pairs, 1))
     )
     assert [row[:2] for row in found] == [
-        ["TwoTowers, random weights, held out 1+2 and 3+4", "20.0 ± 14.1 (4 of 5 folds)"],
-        ["TwoTowers, random weights, held out 2+3", "20.0 (2 of 5 folds)"],
+        ["TwoTowers, random weights, held out 1+2 and 3+4", "20.0 ± 14.1 (4 of 5 folds, last epoch)"],
+        ["TwoTowers, random weights, held out 2+3", "20.0 (2 of 5 folds, last epoch)"],
     ]
 
 
@@ -312,7 +322,7 @@ def said(*records: RunRecord) -> str:
 def test_the_table_has_only_the_remarks_that_apply() -> None:
     shares = "Values are from the last epoch; metrics with values between 0 and 1 are in per cent."
     assert said(run_record()) == shares
-    assert said(run_record(fold=1)) == f"{shares} {BEST_IS_OPTIMISTIC}"
+    assert said(run_record(fold=1)) == f"{shares} {CHOSEN_ON['test']}"
     assert "sample standard deviation" in said(run_record(fold=1), run_record(fold=2))
     assert said(run_record(epochs=9)).endswith(
         '"Training data" marks values on samples that the model was trained on, which are not results.'
@@ -325,7 +335,10 @@ def test_the_details_of_a_cell_are_below_the_table() -> None:
     records = [run_record(fold=fold, weights=(FULL,), best=0.6 + fold / 10) for fold in (1, 2)]
     below = table_of(*records).split("## TwoTowers, Full.pt: Tones, trained")[1]
     assert "- Protocol: Toy, variant 0123456789ab\n- Epochs: 9\n- Metric: Acc.\n" in below
-    assert f"- Best epochs: 75.0 ± 7.1\n- Initial weights: Full.pt (sha256 {FULL.sha256})\n" in below
+    assert (
+        f"- Chosen on held-out split: 75.0 ± 7.1\n- Initial weights: Full.pt (sha256 {FULL.sha256})\n"
+        in below
+    )
     for number, record in enumerate(records):
         assert record.checkpoint is not None
         best, checkpoint = f"{record.best[0].value:.4f} (4)", record.checkpoint.sha256[:12]
@@ -334,7 +347,7 @@ def test_the_details_of_a_cell_are_below_the_table() -> None:
 
 def test_empty_columns_of_the_details_are_omitted() -> None:
     below = table_of(run_record()).split("## ")[1]
-    assert "| run | seed | last | last checkpoint, sha256 | source revision |" in below
+    assert "| run | seed | last epoch | last checkpoint, sha256 | source revision |" in below
     assert "| run-0 | 7 | 0.5000 |" in below
 
 
@@ -360,10 +373,10 @@ def test_the_table_is_rewritten_from_all_results_after_every_run(tmp_path: Path)
     result = run_toy(tmp_path, Setup__epochs=1)
     first = (tmp_path / "table.md").read_text()
     assert "Reports: " not in first
-    assert "(fold 1 of 3)" in first
+    assert "(fold 1 of 3, last epoch)" in first
     run_toy(tmp_path, Setup__epochs=1, Setup__name="Other", Dataset__args={"fold": 2})
     (cell,) = json.loads((tmp_path / "table.json").read_text())["cells"]
-    assert cell["extent"] == "2 of 3 folds"
+    assert cell["extent"] == "2 of 3 folds, last epoch"
     assert len(cell["runs"]) == 2
     values = [run["last"]["Val. Acc."] for run in cell["runs"]]
     assert cell["last"]["mean"] == pytest.approx(sum(values) / 2)

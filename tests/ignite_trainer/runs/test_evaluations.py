@@ -74,7 +74,9 @@ def test_an_invalid_evaluation_is_refused_before_training(tmp_path: Path) -> Non
 
 def test_an_evaluation_that_fails_ends_the_run_with_its_message(tmp_path: Path) -> None:
     failing = {**CONFIDENCE, "args": {"fail": True}}
-    with pytest.raises(RunFailed, match=r"the test split failed: nothing to be confident of\. The results"):
+    with pytest.raises(
+        RunFailed, match=r"the held-out split failed: nothing to be confident of\. The results"
+    ):
         run_toy(tmp_path, Evaluations={"confidence": failing})
 
 

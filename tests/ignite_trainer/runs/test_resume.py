@@ -355,7 +355,10 @@ def test_results_of_an_earlier_version_are_in_the_table(tmp_path: Path) -> None:
         Best(label="Val. Acc.", value=0.3, epoch=1, checkpoint=Path("best_val-acc_epoch-1_0.3000.pt")),
     )
     results_table.update(tmp_path)
-    assert "| TwoTowers, random weights | 30.0 (fold 1 of 3) |" in (tmp_path / "table.md").read_text()
+    assert (
+        "| TwoTowers, random weights | 30.0 (fold 1 of 3, last epoch) |"
+        in (tmp_path / "table.md").read_text()
+    )
     again = continue_run(tmp_path, Task=signalled(), Setup__epochs=1, Setup__seed=8)
     assert again.folder == tmp_path / "Toy/finished"
     assert again.record == record

@@ -380,7 +380,7 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(command: Command) ->
         (folder / "sweep.md").read_text()
     )
     table = (command.results / "table.md").read_text()
-    assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds)" in table
+    assert f"{100 * mean:.1f} ± {100 * deviation:.1f} (5 of 5 folds, last epoch)" in table
 
 
 def test_the_report_shows_every_runs_learning_curve(tmp_path: Path) -> None:

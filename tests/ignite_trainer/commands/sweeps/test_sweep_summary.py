@@ -79,7 +79,7 @@ def test_every_fold_has_equal_weight_however_many_of_its_seeds_are_finished() ->
 
 def test_every_run_has_a_row_with_last_and_best_values_and_their_epochs() -> None:
     header, runs, means = to_cells(summary({FOLD: [1, 2]}, run_record(fold=1), None))
-    assert header == ["run", "fold", "Acc., last (epoch)", "Acc., best (epoch)"]
+    assert header == ["run", "fold", "Acc., last epoch (epoch)", "Acc., chosen on held-out split (epoch)"]
     assert runs == [["run 0", "1", "0.5000 (9)", "0.6000 (4)"], ["run 1", "2", "missing", "missing"]]
     assert means == [["n = 1 of 2", "1 of 5 folds", "0.5000", "0.6000"]]
 
@@ -94,14 +94,14 @@ def test_a_best_epoch_of_0_is_explained(epoch: int) -> None:
 def test_each_metric_has_columns_but_no_best_column_without_a_best_epoch() -> None:
     record = run_record(fold=1, last=0.5).model_copy(update={"last": {"Acc.": 0.5, "Loss": 1e-7}})
     header, runs, means = to_cells(summary({FOLD: [1, 2]}, record, None))
-    assert header[3:] == ["Acc., best (epoch)", "Loss, last (epoch)"]
+    assert header[3:] == ["Acc., chosen on held-out split (epoch)", "Loss, last epoch (epoch)"]
     assert [row[3:] for row in runs] == [["0.6000 (4)", "1.000e-07 (9)"], ["missing", "missing"]]
     assert means[0][3:] == ["0.6000", "1.000e-07"]
 
 
 def test_a_sweep_without_training_has_no_columns_for_best_epochs() -> None:
     header, runs, means = to_cells(summary({SEED: [1, 2]}, run_record(seed=1), run_record(seed=2)))
-    assert header == ["run", "seed", "Acc., last (epoch)"]
+    assert header == ["run", "seed", "Acc., last epoch (epoch)"]
     assert {len(row) for row in (*runs, *means)} == {3}
 
 
@@ -216,7 +216,7 @@ def test_folds_may_differ_in_size_and_different_totals_are_reported() -> None:
         f"± is the sample standard deviation over n runs. {BEST_IS_OPTIMISTIC}"
     ]
     assert remarks(summary({FOLD: [1, 2, 3]}, *records))[-1] == (
-        "The runs differ in the total number of samples in both splits: 28, 30."
+        "The runs differ in the total number of samples in all splits: 28, 30."
     )
 
 
