@@ -140,6 +140,32 @@ def test_fine_tuning_trains_the_towers_of_audio_and_text(command: Command, tmp_p
     assert still == of_images | {"logit_scale", "logit_scale_ai", "audio.window", "audio.fbsp.bias"}
 
 
+def test_the_validation_clips_choose_the_epoch_and_its_table_can_be_computed(
+    command: Command, tmp_path: Path
+) -> None:
+    words = ["--Dataset.args.root", written("clotho", tmp_path / "data")]
+    assert (
+        command("audioclip-clotho", *SMALL, *QUIET, *words, "-e", "3", "--Optimizer.args.lr", "0.01").status
+        == 0
+    )
+    (folder,) = (tmp_path / "results/Clotho").iterdir()
+    record = json.loads((folder / "result.json").read_text())
+    assert record["samples"] == {"train": 4, "validation": 2, "test": 3}
+    passes = [event for event in events(folder) if event["event"] == "evaluation" and event["epoch"]]
+    validation, held_out = (
+        {event["epoch"]: event["metrics"]["mAP@10"] for event in passes if event["split"] == split}
+        for split in ("validation", "test")
+    )
+    (best,) = record["best"]
+    assert best["epoch"] == max(validation, key=lambda epoch: validation[epoch])
+    assert best["value"] == held_out[best["epoch"]]
+    words += ["-e", "0", "--Model.args.pretrained", folder]
+    assert command("audioclip-clotho", *[*SMALL, *QUIET, *words][2:]).status == 0
+    (again,) = {*(tmp_path / "results/Clotho").iterdir()} - {folder}
+    table = json.loads((again / "result.json").read_text())["evaluations"]["querying"]
+    assert table["text -> audio"]["mAP@10"] == pytest.approx(best["value"], abs=1e-6)
+
+
 @pytest.mark.parametrize("flag", ["--check", "--explain"])
 def test_the_protocols_can_be_checked_and_explained(command: Command, tmp_path: Path, flag: str) -> None:
     table = written("clotho", tmp_path / "data") / "clotho_captions_development.csv"
