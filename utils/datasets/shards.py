@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
+from copy import copy
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ignite_trainer.api.findings import Inspection
 from ignite_trainer.api.streamed import Indices
-from utils.datasets.cached import check_flags, check_sample_rate, fold_numbers
+from utils.datasets.cached import check_flags, check_sample_rate, fold_numbers, validation_folds
 from utils.datasets.checks import error
 from utils.datasets.listed import FramesWanted, check_frames
 from utils.datasets.sample import DescribedSample, Listing, Sample, text_of
@@ -49,6 +50,9 @@ class Shards(Dataset[Sample | DescribedSample]):
             samples of `urls`.
         fold: number or numbers of the held-out folds; None for the set's splits, or for the whole set if it
             has no splits.
+        validation_fold: number or numbers of folds that are not trained on, but choose the best epoch; "next"
+            for the fold after the held-out one, or the first after the last. Without a fold, the shards of
+            the split "validation" choose it, if the set has any.
         mono: channels of the returned audio: True averages them, False duplicates a single channel, None
             keeps the file's channels.
         manifest: address or addresses of the manifest; None for a manifest in the shards' folder.
@@ -62,6 +66,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         class_names: labels of the whole set.
         folds: numbers of all folds, if a fold can be held out.
         held_out: numbers of the held-out folds.
+        validation_folds: numbers of the validation folds.
         results_name: name of the data set in results.
         digest: hash of this split's shards.
         shards: address and manifest entry of each shard.
@@ -72,6 +77,7 @@ class Shards(Dataset[Sample | DescribedSample]):
     """
 
     affects: ClassVar[dict[str, str]] = {"fold": "run"}
+    _named: tuple[int, list[str]]
 
     def __init__(
         self,
@@ -80,6 +86,7 @@ class Shards(Dataset[Sample | DescribedSample]):
         *,
         train: bool | None = None,
         fold: int | Sequence[int] | None = None,
+        validation_fold: int | Sequence[int] | Literal["next"] | None = None,
         mono: bool | None = None,
         manifest: str | Sequence[str] | None = None,
         frames: FramesWanted = "central",
@@ -96,17 +103,26 @@ class Shards(Dataset[Sample | DescribedSample]):
         self.lanes, self._block = lanes, block
         shard_set = find(urls, manifest)
         self.held_out, self.folds = _folds(train, fold, [entry for _, entry in shard_set.shards])
-        chosen = _split(shard_set.shards, train=train, held_out=self.held_out)
+        self.validation_folds = validation_folds(validation_fold, held_out=self.held_out, folds=self.folds)
+        parts = _parts(shard_set.shards, train, self.held_out, self.validation_folds)
+        self._validation = parts["validation"] if train else []
+        self._choose(parts["test" if train is False else "train"])
         self.class_names = list(shard_set.about.class_names)
-        self.digest = digest(entry for _, entry in chosen)
-        self.shards, self._suffixes = chosen, shard_set.about.suffixes
+        self._suffixes = shard_set.about.suffixes
         self.described = shard_set.about.texts
-        self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in chosen)])
-        self._named: tuple[int, list[str]] = (-1, [])
         self.results_name = shard_set.about.name
         if not shard_set.whole:
             clips = sum(len(entry) for _, entry in shard_set.shards)
             self.results_name = f"part of {shard_set.about.name} ({clips} clips)"
+
+    @property
+    def validation(self) -> Shards | None:
+        """The samples in the validation folds or in the split "validation", or None."""
+        if not self._validation:
+            return None
+        part = copy(self)
+        part._choose(self._validation)
+        return part
 
     @classmethod
     def inspect_data(cls, **args: Any) -> Inspection:
@@ -236,6 +252,13 @@ class Shards(Dataset[Sample | DescribedSample]):
             self._named = (number, self.shards[number][1].names)
         return self._named[1][position]
 
+    def _choose(self, shards: list[tuple[str, ShardEntry]]) -> None:
+        """Use the samples in these shards."""
+        self.shards = shards
+        self.digest = digest(entry for _, entry in shards)
+        self._starts: NDArray[np.int64] = np.cumsum([0, *(len(entry) for _, entry in shards)])
+        self._named = (-1, [])
+
 
 def _folds(
     train: bool | None, fold: int | Sequence[int] | None, shards: Sequence[ShardEntry]
@@ -257,20 +280,28 @@ def _folds(
     return tuple(sorted(set(held_out))), tuple(present)
 
 
-def _split(
-    shards: Sequence[tuple[str, ShardEntry]], *, train: bool | None, held_out: Sequence[int]
-) -> list[tuple[str, ShardEntry]]:
-    """Return the shards in one split."""
-    if train is None:
-        return list(shards)
-    if held_out:
-        return [shard for shard in shards if (shard[1].fold in held_out) != train]
-    splits = {entry.split for _, entry in shards}
-    if splits == {None}:
-        return list(shards)
-    if splits != {"train", "test"}:
+def _parts(
+    shards: Sequence[tuple[str, ShardEntry]],
+    train: bool | None,
+    held_out: Sequence[int],
+    validation: Sequence[int],
+) -> dict[str, list[tuple[str, ShardEntry]]]:
+    """Return the shards of each split; all shards in both splits if nothing tells the splits apart."""
+
+    def split_of(entry: ShardEntry) -> str | None:
+        if not held_out:
+            return entry.split
+        return "test" if entry.fold in held_out else "validation" if entry.fold in validation else "train"
+
+    parts: dict[str, list[tuple[str, ShardEntry]]] = {"train": [], "validation": [], "test": []}
+    splits = {split_of(entry) for _, entry in shards}
+    if train is None or splits == {None}:
+        return {**parts, "train": list(shards), "test": list(shards)}
+    if splits - {"validation"} != {"train", "test"}:
         raise ValueError(
             f"urls has only shards of {' and '.join(sorted(map(str, splits)))}; list those of both splits, "
             'or set "training": {"key": "urls", ...}.'
         )
-    return [shard for shard in shards if shard[1].split == ("train" if train else "test")]
+    for shard in shards:
+        parts[str(split_of(shard[1]))].append(shard)
+    return parts

@@ -134,7 +134,8 @@ class ShardEntry(BaseModel):
         size_bytes: size of the file.
         sha256: hash of the file.
         fold: fold of all samples in the shard; None if there are no folds.
-        split: split of all samples in the shard, "train" or "test"; None if there are folds or no splits.
+        split: split of all samples in the shard: "train", "validation" or "test"; None if there are folds, or
+            no splits.
         sounds: number of samples with a sound; None in older manifests.
         pictures: number of images; None in older manifests.
         labels: sorted labels of the shard's samples; None in older manifests.

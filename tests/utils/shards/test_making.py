@@ -113,6 +113,28 @@ def test_each_split_without_folds_has_its_own_shards(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("splits", "args"),
+    [
+        ({"train": Numbers(20), "validation": Numbers(7), "test": Numbers(5)}, {}),
+        ({None: Numbers(32, folds=True)}, {"fold": 4, "validation_fold": "next"}),
+    ],
+)
+def test_shards_keep_the_validation_split_from_training(
+    tmp_path: Path, splits: dict[str | None, Any], args: dict[str, Any]
+) -> None:
+    make(splits, tmp_path, Options(samples=4), made_from={})
+    url = str(tmp_path / "manifest.jsonl")
+    train, test = Shards(url, train=True, **args), Shards(url, train=False, **args)
+    validation = train.validation
+    assert validation is not None and test.validation is None
+    parts = [[int(part[i].audio[0, 0]) for i in range(len(part))] for part in (train, validation, test)]
+    if args:  # number i is in fold i % 4 + 1
+        assert [{number % 4 + 1 for number in part} for part in parts] == [{2, 3}, {1}, {4}]
+    assert [len(part) for part in parts] == ([16, 8, 8] if args else [20, 7, 5])
+    assert len({train.digest, validation.digest, test.digest}) == 3
+
+
 # Encoding
 
 
