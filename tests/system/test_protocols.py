@@ -19,7 +19,7 @@ from ignite_trainer.protocol.reading import read_protocol
 from model.esresnet import ESResNeXt
 from model.weights.loading import read_state_dict
 from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
-from utils.datasets import MadeSounds
+from utils.datasets import ESC50, MadeSounds
 
 SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
@@ -193,6 +193,32 @@ def test_two_runs_with_one_seed_end_with_equal_weights(command: Command, tmp_pat
     assert weights[0].keys() == weights[1].keys()
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
+
+
+def test_a_validation_fold_chooses_the_epoch_and_clips_are_in_one_part_only(
+    command: Command, sounds: Path, tmp_path: Path
+) -> None:
+    words = ["--Dataset.args.root", sounds, "--Dataset.args.validation_fold", "next", "-b", "6", "-e", "2"]
+    assert command("small-esc50", *words, *SMALL, *QUIET).status == 0
+    [folder] = (tmp_path / "results").glob("*/*")
+    log = [event for event in events(folder) if event["event"] == "evaluation"]
+    assert [event["split"] for event in log] == ["validation", "test"] * 3
+    by_split = {
+        split: {event["epoch"]: event["metrics"]["Val. Acc."] for event in log if event["split"] == split}
+        for split in ("validation", "test")
+    }
+    validation = by_split["validation"]
+    chosen = min(validation, key=lambda epoch: (-validation[epoch], epoch == 0, epoch))
+    record = json.loads((folder / "result.json").read_text())
+    assert record["samples"] == {"train": 18, "validation": 6, "test": 6}
+    assert (record["held_out"], record["validation"], record["chosen_on"]) == ([1], [2], "validation")
+    (best,) = record["best"]
+    assert (best["epoch"], best["value"]) == (chosen, by_split["test"][chosen])
+    args: dict[str, Any] = {"fold": 1, "validation_fold": "next", "cache": tmp_path / "cache"}
+    train, test = (ESC50(sounds, train=train, **args) for train in (True, False))
+    assert train.validation is not None
+    parts = [{clip.path for clip in part.clips} for part in (train, train.validation, test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 30
 
 
 def test_frozen_towers_do_not_move_and_the_audio_tower_does(
