@@ -19,11 +19,12 @@ from utils.datasets.sources.audioset_files import (
     VideoSegment,
     find_media,
     find_table,
+    media_folder,
     read_classes,
     read_parents,
     read_segments,
 )
-from utils.datasets.sources.exclusion import Exclude
+from utils.datasets.sources.exclusion import Exclude, exclusion_remedy
 from utils.datasets.sources.recordings import youtube
 
 PUBLISHED = {"balanced": 22_160, "unbalanced": 2_041_789, "eval": 20_371}
@@ -61,10 +62,7 @@ class AudioSet(ListedDataset):
     """
 
     title: ClassVar[str] = "AudioSet"
-    sources_remedy: ClassVar[str] = (
-        "Leave these out of training with --Dataset.args.exclude AudioSet, or AudioSet:FOLDER if its tables "
-        "are not in data/AudioSet."
-    )
+    sources_remedy: ClassVar[str] = exclusion_remedy("AudioSet")
     segments_remedy: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
 
     def __init__(
@@ -91,11 +89,7 @@ class AudioSet(ListedDataset):
         if not modalities or isinstance(modalities, str) or not set(modalities) <= _MODALITIES.keys():
             raise ValueError(f'modalities is {modalities!r}; a list of "audio" and "image" is expected.')
         tables_folder = Path(root).expanduser()
-        folder = Path(media).expanduser() if media is not None else tables_folder
-        if not folder.is_dir():
-            name = "root" if media is None else "media"
-            remedy = f"Name that of AudioSet with --Dataset.args.{name} FOLDER."
-            raise FileNotFoundError(f"{name} is {folder}, which is not a folder. {remedy}")
+        folder = media_folder(tables_folder, media, dataset="AudioSet")
         names = read_classes(find_table(tables_folder, CLASSES))
         sets = _TRAINED_ON[train_on] if train else ("eval",)
         tables = [find_table(tables_folder, SEGMENTS[name]) for name in sets]

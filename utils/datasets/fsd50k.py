@@ -17,7 +17,7 @@ from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
 from utils.datasets.sources.cells import shortlist
-from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
+from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out, exclusion_remedy
 from utils.datasets.sources.recordings import freesound
 from utils.datasets.sources.tables import open_lines, read_table, refuse_no_table
 
@@ -50,10 +50,7 @@ class FSD50K(ListedDataset):
     """
 
     title: ClassVar[str] = "FSD50K"
-    sources_remedy: ClassVar[str] = (
-        "Leave these out of training with --Dataset.args.exclude FSD50K, or FSD50K:FOLDER if its tables "
-        "are not in data/FSD50K."
-    )
+    sources_remedy: ClassVar[str] = exclusion_remedy("FSD50K")
     to_hold_out: ClassVar[str] = 'the eval clips with "whole": false'
 
     def __init__(

@@ -16,9 +16,9 @@ from utils.datasets.cached import check_flags, checked_share, share_of
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
-from utils.datasets.sources.audioset_files import VIDEO, find_sounds, unused_sounds
+from utils.datasets.sources.audioset_files import VIDEO, find_sounds, find_table, media_folder, unused_sounds
 from utils.datasets.sources.cells import Place, Record, RowError, shortlist
-from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out
+from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out, exclusion_remedy
 from utils.datasets.sources.recordings import youtube
 from utils.datasets.sources.tables import lines_left_out, open_lines, refuse_no_table
 
@@ -26,8 +26,11 @@ PUBLISHED = {TRAIN: 183_971, TEST: 15_496}
 """Number of clips, by split."""
 CLASSES = 309
 
-_TABLE = "vggsound.csv"
 _COLUMNS = ("youtube_id", "start_seconds", "label", "split")
+_GET_IT = (
+    "put the table of VGGSound there (robots.ox.ac.uk/~vgg/data/vggsound), or name its folder with "
+    "--Dataset.args.root FOLDER."
+)
 
 
 class VGGSound(ListedDataset):
@@ -39,7 +42,8 @@ class VGGSound(ListedDataset):
     `utils.datasets.listed.ListedDataset`'s.
 
     Args:
-        root: folder that contains `vggsound.csv`, whose lines are `youtube_id,start_seconds,label,split`.
+        root: folder that contains `vggsound.csv`, whose lines are `youtube_id,start_seconds,label,split`,
+            itself or in a subfolder such as `csv` or `metadata`.
         train: split to use: True for the training clips, False for the test clips.
         media: folder with the sounds; None for the root.
         validation_share: fraction of the training videos whose clips choose the best epoch, instead of being
@@ -52,10 +56,7 @@ class VGGSound(ListedDataset):
     """
 
     title: ClassVar[str] = "VGGSound"
-    sources_remedy: ClassVar[str] = (
-        "Leave these out of training with --Dataset.args.exclude VGGSound, or VGGSound:FOLDER if its tables "
-        "are not in data/VGGSound."
-    )
+    sources_remedy: ClassVar[str] = exclusion_remedy("VGGSound")
     to_hold_out: ClassVar[str] = 'the test clips with "whole": false'
 
     def __init__(
@@ -75,15 +76,9 @@ class VGGSound(ListedDataset):
         check_flags(train=train, whole=whole)
         check_that_something_is_held_out(exclude, held_out=not whole)
         share = None if validation_share is None else checked_share("validation_share", validation_share)
-        table = Path(root).expanduser() / _TABLE
-        if not table.is_file():
-            raise FileNotFoundError(
-                f"root is {root}, which has no {_TABLE}. Put the table of VGGSound there "
-                "(robots.ox.ac.uk/~vgg/data/vggsound), or name its folder with --Dataset.args.root FOLDER."
-            )
-        folder = table.parent if media is None else Path(media).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"media is {folder}, which is not a folder.")
+        table_folder = Path(root).expanduser()
+        table = find_table(table_folder, "vggsound.csv", advice=_GET_IT)
+        folder = media_folder(table_folder, media, dataset="VGGSound")
         rows = list(_read(table))
         names = _class_names(table, rows)
         used = [TRAIN, TEST] if whole else [TRAIN if train else TEST]

@@ -11,8 +11,15 @@ from typing import ClassVar
 from utils.datasets.cached import check_flags
 from utils.datasets.captions.splits import CaptionedDataset, Split
 from utils.datasets.sample import Entry
-from utils.datasets.sources.audioset_files import VIDEO, Sounds, find_sounds, unused_sounds
-from utils.datasets.sources.exclusion import Exclude
+from utils.datasets.sources.audioset_files import (
+    VIDEO,
+    Sounds,
+    find_sounds,
+    find_table,
+    media_folder,
+    unused_sounds,
+)
+from utils.datasets.sources.exclusion import Exclude, exclusion_remedy
 from utils.datasets.sources.recordings import youtube
 from utils.datasets.sources.tables import read_table
 
@@ -22,9 +29,8 @@ PUBLISHED = {"train": 49_838, "val": 495, "test": 975}
 SECONDS = 10.0
 """Length of a clip."""
 
-_FOLDERS = (".", "dataset", "csv", "metadata")
 _GET_IT = (
-    "Put train.csv, val.csv and test.csv from github.com/cdjkim/audiocaps (folder dataset) there, or name "
+    "put train.csv, val.csv and test.csv from github.com/cdjkim/audiocaps (folder dataset) there, or name "
     "their folder with --Dataset.args.root FOLDER."
 )
 
@@ -50,10 +56,7 @@ class AudioCaps(CaptionedDataset):
     """
 
     title: ClassVar[str] = "AudioCaps"
-    sources_remedy: ClassVar[str] = (
-        "Leave these out of training with --Dataset.args.exclude AudioCaps, or AudioCaps:FOLDER if its "
-        "tables are not in data/AudioCaps."
-    )
+    sources_remedy: ClassVar[str] = exclusion_remedy("AudioCaps")
     segments_remedy: ClassVar[str] = 'If the files are these segments already, set "whole_videos": false.'
 
     def __init__(
@@ -72,13 +75,9 @@ class AudioCaps(CaptionedDataset):
     ) -> None:
         check_flags(train=train, validation=validation, whole_videos=whole_videos)
         tables_folder = Path(root).expanduser()
-        folder = Path(media).expanduser() if media is not None else tables_folder
-        if not folder.is_dir():
-            name = "root" if media is None else "media"
-            remedy = f"Name that of AudioCaps with --Dataset.args.{name} FOLDER."
-            raise FileNotFoundError(f"{name} is {folder}, which is not a folder. {remedy}")
+        folder = media_folder(tables_folder, media, dataset="AudioCaps")
         names = ["train", *["val"] * validation] if train else ["test"]
-        tables = {name: _read(_find(tables_folder, f"{name}.csv")) for name in names}
+        tables = {name: _read(find_table(tables_folder, f"{name}.csv", advice=_GET_IT)) for name in names}
         begins = defaultdict[str, list[float]](list)
         for video, begin in (clip for captions in tables.values() for clip in captions):
             begins[video].append(begin)
@@ -104,13 +103,6 @@ class AudioCaps(CaptionedDataset):
             progress=progress,
             exclude=exclude,
         )
-
-
-def _find(root: Path, name: str) -> Path:
-    found = next((root / folder / name for folder in _FOLDERS if (root / folder / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(f"root is {root}, which has no {name}. {_GET_IT}")
-    return found
 
 
 def _read(table: Path) -> dict[tuple[str, float], list[str]]:

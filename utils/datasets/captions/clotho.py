@@ -12,7 +12,7 @@ from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
 from utils.datasets.captions.splits import CaptionedDataset, Split
 from utils.datasets.sample import Entry
-from utils.datasets.sources.exclusion import Exclude
+from utils.datasets.sources.exclusion import Exclude, exclusion_remedy
 from utils.datasets.sources.recordings import freesound
 from utils.datasets.sources.tables import read_table
 
@@ -47,10 +47,7 @@ class Clotho(CaptionedDataset):
     """
 
     title: ClassVar[str] = "Clotho"
-    sources_remedy: ClassVar[str] = (
-        "Leave these out of training with --Dataset.args.exclude Clotho, or Clotho:FOLDER if its tables "
-        "are not in data/Clotho."
-    )
+    sources_remedy: ClassVar[str] = exclusion_remedy("Clotho")
 
     def __init__(
         self,

@@ -32,7 +32,11 @@ CLASSES = "class_labels_indices.csv"
 ONTOLOGY = "ontology.json"
 
 _COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
-_FOLDERS = (".", "csv", "meta", "metadata", "segments")
+_FOLDERS = (".", "csv", "meta", "metadata", "segments", "dataset")
+_GET_AUDIOSET = (
+    "put AudioSet's tables there (research.google.com/audioset/download.html), or name their folder with "
+    "--Dataset.args.root FOLDER."
+)
 VIDEO = r"[A-Za-z0-9_-]{11}"
 """Regular expression for a YouTube identifier."""
 _NUMBER = r"(?:_(\d+(?:\.\d+)?))"
@@ -82,8 +86,8 @@ class Sounds(NamedTuple):
     other_parts: list[str]
 
 
-def find_table(root: Path, name: str) -> Path:
-    """Find a table in the root or in one of its usual folders.
+def find_table(root: Path, name: str, *, advice: str = _GET_AUDIOSET) -> Path:
+    """Find a table in the root or in one of its usual folders; an error ends with the advice.
 
     Raises:
         FileNotFoundError: The table is in none of these folders.
@@ -92,11 +96,23 @@ def find_table(root: Path, name: str) -> Path:
     if found is None:
         folders = ", ".join(f"{folder}/" for folder in _FOLDERS[1:])
         raise FileNotFoundError(
-            f"root is {root}, which has no {name}, nor do its folders {folders}; put AudioSet's tables there "
-            "(research.google.com/audioset/download.html), or name their folder with "
-            "--Dataset.args.root FOLDER."
+            f"root is {root}, which has no {name}, nor do its folders {folders}; {advice}"
         )
     return found
+
+
+def media_folder(root: Path, media: str | Path | None, *, dataset: str) -> Path:
+    """Return the folder to search for media files: `media`, or otherwise the root.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    folder = root if media is None else Path(media).expanduser()
+    if not folder.is_dir():
+        name = "root" if media is None else "media"
+        remedy = f"Name that of {dataset} with --Dataset.args.{name} FOLDER."
+        raise FileNotFoundError(f"{name} is {folder}, which is not a folder. {remedy}")
+    return folder
 
 
 def read_classes(table: Path) -> dict[str, str]:

@@ -114,6 +114,14 @@ def check_that_something_is_held_out(exclude: Exclude, *, held_out: bool) -> Non
         )
 
 
+def exclusion_remedy(name: str) -> str:
+    """Return advice for samples of other data sets that share recordings with a known set."""
+    return (
+        f"Leave these out of training with --Dataset.args.exclude {name}, or {name}:FOLDER if its tables are "
+        f"not in {KNOWN_SETS[name].folder}."
+    )
+
+
 class _Identifiers:
     """A set of identifiers, some of which may lack the prefix."""
 
@@ -177,13 +185,12 @@ def _audioset(root: Path) -> Iterator[str]:
 
 
 def _audiocaps(root: Path) -> Iterator[str]:
-    tables = [root / folder / "test.csv" for folder in (".", "dataset", "csv", "metadata")]
-    table = next((path for path in tables if path.is_file()), tables[0])
+    table = find_table(root, "test.csv", advice="put the tables of AudioCaps there")
     return (youtube(row.required("youtube_id")) for row in read_table(table, ["youtube_id"]))
 
 
 def _vggsound(root: Path) -> Iterator[str]:
-    with open_lines(root / "vggsound.csv") as lines:
+    with open_lines(find_table(root, "vggsound.csv", advice="put the table of VGGSound there")) as lines:
         yield from (youtube(values[0]) for values in csv.reader(lines) if values and values[-1] == "test")
 
 
