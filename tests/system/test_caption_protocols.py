@@ -18,7 +18,7 @@ from model.weights.loading import read_state_dict
 from tests.small_backbone import small_backbone
 from tests.small_clap import save_clap, small_clap
 from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
-from tests.utils.datasets.captions.miniatures import write_audiocaps, write_clotho
+from tests.utils.datasets.official.miniatures import write_audiocaps, write_clotho
 from utils.datasets import AudioCaps, Clotho
 
 SIZES: dict[str, Any] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from utils.datasets.cached import check_flags
-from utils.datasets.captions.splits import CaptionedDataset, Split
-from utils.datasets.sample import Entry
+from utils.datasets.official.splits import OfficialDataset, Split, splits_of
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.audioset_files import (
     VIDEO,
     Sounds,
@@ -29,13 +29,14 @@ PUBLISHED = {"train": 49_838, "val": 495, "test": 975}
 SECONDS = 10.0
 """Length of a clip."""
 
+_KINDS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 _GET_IT = (
     "put train.csv, val.csv and test.csv from github.com/cdjkim/audiocaps (folder dataset) there, or name "
     "their folder with --Dataset.args.root FOLDER."
 )
 
 
-class AudioCaps(CaptionedDataset):
+class AudioCaps(OfficialDataset):
     """The downloaded part of AudioCaps: captions of segments of AudioSet; the test split is held out.
 
     Training clips have one caption, the others five. Sounds may be in any folders. They are found by video
@@ -87,16 +88,14 @@ class AudioCaps(CaptionedDataset):
             entries = list(_entries(captions, sounds, whole_videos=whole_videos))
             remark = unused_sounds(sounds) if name == names[0] else ""
             part = Split(name, f"{name}.csv", PUBLISHED[name], len(captions), entries, remark)
-            if not entries:
-                raise FileNotFoundError(
-                    f"{folder} has no sound of any clip ({part}). Files are found by names such as "
-                    f"YTID.flac or YTID_30_40.wav.{remark}"
-                )
+            part.refuse_no_sound(folder, "Files are found by names such as YTID.flac or YTID_30_40.wav.")
             parts.append(part)
         super().__init__(
             folder,
             parts,
+            splits_of(parts, _KINDS),
             train=train,
+            validation=validation,
             sample_rate=sample_rate,
             mono=mono,
             cache=cache,

@@ -12,7 +12,8 @@ import pytest
 
 from ignite_trainer.api.self_description import hold_nothing_out
 from tests.miniatures import FSD50K_NAMES, RATE, write_fsd50k
-from utils.datasets import FSD50K, fsd50k
+from utils.datasets import FSD50K
+from utils.datasets.official import fsd50k
 from utils.datasets.sources.tables import build_without_bad_lines
 
 
@@ -73,7 +74,7 @@ def test_missing_files_are_counted_and_named_in_the_results(
     data.prepare()
     data.prepare()
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "eval.csv: 10,231 clips published, 4 listed, 3 with a sound."
+        "eval.csv: 10,231 eval clips published, 4 listed, 3 with a sound."
     ]
     whole = FSD50K(root, RATE, whole=True)
     assert whole.results_name == "part of FSD50K (11 of 51,197 dev and eval clips)"
@@ -89,7 +90,7 @@ def test_complete_parts_have_the_name_of_the_data_set(root: Path, monkeypatch: p
     monkeypatch.setattr(
         fsd50k, "PUBLISHED", {"dev": 8, "eval": 3}
     )  # the table has more clips than the published one
-    assert FSD50K(root, RATE, train=False).results_name == "part of FSD50K (4 of 3 eval clips)"
+    assert FSD50K(root, RATE, train=False).results_name == "FSD50K, other tables (4 eval clips)"
 
 
 def test_evaluation_needs_no_dev_clips_and_other_formats_are_found(root: Path) -> None:
@@ -107,7 +108,7 @@ def test_check_reports_missing_files_and_counts_samples(root: Path) -> None:
     inspection = FSD50K.inspect_data(root=root, sample_rate=RATE, validation=True, progress=False)
     assert inspection.summary.startswith("FSD50K: 11 samples, 4 classes")
     places = [finding.where for finding in inspection.findings if finding.what.startswith("Part of")]
-    assert places[0] == "dev.csv: 40,966 clips published, 8 listed, 7 with a sound."
+    assert places[0] == "dev.csv: 40,966 dev clips published, 8 listed, 7 with a sound."
     alone = FSD50K.inspect_data(root=root, sample_rate=RATE, train=False, progress=False)
     assert alone.summary.startswith("FSD50K: 4 samples, 4 classes")
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
-from utils.datasets.captions.splits import CaptionedDataset, Split
-from utils.datasets.sample import Entry
+from utils.datasets.official.splits import OfficialDataset, Split, splits_of
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.exclusion import Exclude, exclusion_remedy
 from utils.datasets.sources.recordings import freesound
 from utils.datasets.sources.tables import read_table
@@ -19,6 +19,7 @@ from utils.datasets.sources.tables import read_table
 PUBLISHED = {"development": 3_839, "validation": 1_045, "evaluation": 1_045}
 """Number of clips, by split."""
 
+_KINDS = {"development": TRAIN, "validation": VALIDATION, "evaluation": TEST}
 _CAPTIONS = [f"caption_{number}" for number in range(1, 6)]
 _FOLDERS = ("{}", "clotho_audio_{}/{}", "clotho_audio_{}")
 _GET_IT = (
@@ -28,7 +29,7 @@ _GET_IT = (
 )
 
 
-class Clotho(CaptionedDataset):
+class Clotho(OfficialDataset):
     """Clotho: sounds of 15 to 30 s from Freesound, each with five captions; the evaluation split is held out.
 
     The root has `clotho_captions_<split>.csv`, and the sounds of a split in `<split>/`, as its archive
@@ -64,10 +65,13 @@ class Clotho(CaptionedDataset):
         check_flags(train=train, validation=validation)
         folder = Path(root).expanduser()
         names = ["development", *["validation"] * validation] if train else ["evaluation"]
+        parts = [_read(folder, name) for name in names]
         super().__init__(
             folder,
-            [_read(folder, name) for name in names],
+            parts,
+            splits_of(parts, _KINDS),
             train=train,
+            validation=validation,
             sample_rate=sample_rate,
             mono=mono,
             cache=cache,
@@ -99,8 +103,7 @@ def _read(root: Path, name: str) -> Split:
             audio = (folder / path).relative_to(root).as_posix()
             entries.append(Entry(audio, captions=captions, source=recordings.get(file)))
     split = Split(name, table.name, PUBLISHED[name], len(seen), entries)
-    if not entries:
-        raise FileNotFoundError(f"{candidates[0]} has no sound of any clip ({split}). {_GET_IT}")
+    split.refuse_no_sound(candidates[0], _GET_IT)
     return split
 
 

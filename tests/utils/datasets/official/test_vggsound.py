@@ -14,7 +14,8 @@ import soundfile
 
 from ignite_trainer.api.self_description import hold_nothing_out
 from tests.miniatures import RATE, VGGSOUND_NAMES, write_vggsound
-from utils.datasets import VGGSound, vggsound
+from utils.datasets import VGGSound
+from utils.datasets.official import vggsound
 from utils.datasets.sources.audioset_files import find_sounds
 from utils.datasets.sources.tables import build_without_bad_lines
 
@@ -117,7 +118,7 @@ def test_complete_parts_have_the_name_of_the_data_set(root: Path, monkeypatch: p
     monkeypatch.setattr(
         vggsound, "PUBLISHED", {"train": 6, "test": 2}
     )  # the table has more clips than the published one
-    assert VGGSound(root, RATE, train=False).results_name == "part of VGGSound (3 of 2 test clips)"
+    assert VGGSound(root, RATE, train=False).results_name == "VGGSound, other tables (3 test clips)"
 
 
 def edit(old: str, new: str) -> Callable[[Path], None]:
@@ -161,7 +162,7 @@ def test_wrong_arguments_and_missing_files_are_named(
     with pytest.raises(FileNotFoundError, match=r"media is .*/none, which is not a folder"):
         VGGSound(root, RATE, media=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no sound of these clips, named such as YTID_000030"):
+    with pytest.raises(FileNotFoundError, match=r"has no sound of any clip .* Names such as YTID_000030"):
         VGGSound(root, RATE, media=tmp_path / "empty")
     monkeypatch.setattr(vggsound, "CLASSES", 5)
     edit("church bell ringing", "church bel ringing")(root)

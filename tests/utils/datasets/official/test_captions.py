@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ignite_trainer.api.batch import Alternatives
-from tests.utils.datasets.captions.miniatures import (
+from tests.utils.datasets.official.miniatures import (
     CLOTHO_CLIPS,
     VIDEOS,
     write_audiocaps,
@@ -110,7 +110,7 @@ def test_missing_sounds_of_clotho_are_counted(clotho: Path, caplog: pytest.LogCa
     test = small(Clotho, clotho, train=False)
     assert test.results_name == "part of Clotho (2 of 1,045 evaluation clips)"
     test.prepare()
-    said = "clotho_captions_evaluation.csv: 1,045 clips published, 3 listed, 2 with a sound."
+    said = "clotho_captions_evaluation.csv: 1,045 evaluation clips published, 3 listed, 2 with a sound."
     assert said in caplog.text
 
 
@@ -176,7 +176,7 @@ def test_missing_sounds_of_audiocaps_are_counted(audiocaps: Path, caplog: pytest
     test = small(AudioCaps, audiocaps, train=False)
     assert test.results_name == "part of AudioCaps (1 of 975 test clips)"
     test.prepare()
-    assert "test.csv: 975 clips published, 2 listed, 1 with a sound." in caplog.text
+    assert "test.csv: 975 test clips published, 2 listed, 1 with a sound." in caplog.text
     other = f"audio/test/{VIDEOS[5]}_77.wav"
     assert f"1 files hold another part of their video, or do not say which, such as {other}." in caplog.text
     assert "1 videos are not decoded here" in caplog.text

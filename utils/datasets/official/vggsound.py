@@ -7,15 +7,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from ignite_trainer.api.findings import Inspection
 from utils.datasets.cached import check_flags, checked_share, share_of
-from utils.datasets.checks.listed import inspect_listed
-from utils.datasets.listed import ListedDataset
-from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
+from utils.datasets.official.splits import OfficialDataset, Split, splits_of
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.audioset_files import VIDEO, find_sounds, find_table, media_folder, unused_sounds
 from utils.datasets.sources.cells import Place, Record, RowError, shortlist
 from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out, exclusion_remedy
@@ -33,7 +31,7 @@ _GET_IT = (
 )
 
 
-class VGGSound(ListedDataset):
+class VGGSound(OfficialDataset):
     """The downloaded part of VGGSound: clips of 10 s from YouTube with one of 309 labels; test is held out.
 
     Sounds may be in any folders. They are found by video and start, as in `YTID_000030.wav` and
@@ -81,44 +79,33 @@ class VGGSound(ListedDataset):
         folder = media_folder(table_folder, media, dataset="VGGSound")
         rows = list(_read(table))
         names = _class_names(table, rows)
-        used = [TRAIN, TEST] if whole else [TRAIN if train else TEST]
-        listed = [row for row in rows if row.split in used]
         begins: dict[str, list[float]] = defaultdict(list)
         for row in rows:
             begins[row.video].append(row.begin)
         sounds = find_sounds(folder, begins)
-        clips = [row for row in listed if (row.video, row.begin) in sounds.paths]
-        published = sum(PUBLISHED[split] for split in used)
-        which = " and ".join(used)
-        counted = (
-            f"{table.name}: {published:,} {which} clips published, {len(listed):,} listed, "
-            f"{len(clips):,} with a sound.{unused_sounds(sounds)}"
-        )
-        if not clips:
-            raise FileNotFoundError(
-                f"{folder} has no sound of these clips, named such as YTID_000030.wav or YTID_30_40.flac. "
-                f"{counted}"
-            )
-        incomplete = not len(clips) == len(listed) == published
-        self.results_name = f"VGGSound, {which}" if whole else "VGGSound"
-        if incomplete:
-            self.results_name = f"part of VGGSound ({len(clips):,} of {published:,} {which} clips)"
-        self.held_out_splits = () if whole else (TEST,)
-        splits = np.array([row.split for row in clips], dtype=f"<U{len(VALIDATION)}")
-        if share is not None and TRAIN in used:
-            trained = np.flatnonzero(splits == TRAIN)
-            chosen = share_of([clips[row].video for row in trained], share, salt="validation: ")
-            splits[trained[chosen]] = VALIDATION
+        parts = list[Split]()
+        for name in (TRAIN, TEST) if whole else (TRAIN if train else TEST,):
+            listed = [row for row in rows if row.split == name]
+            entries = [
+                Entry(sounds.paths[row.video, row.begin], labels=(row.label,), source=youtube(row.video))
+                for row in listed
+                if (row.video, row.begin) in sounds.paths
+            ]
+            remark = unused_sounds(sounds) if not parts else ""
+            part = Split(name, table.name, PUBLISHED[name], len(listed), entries, remark)
+            part.refuse_no_sound(folder, "Names such as YTID_000030.wav or YTID_30_40.flac are expected.")
+            parts.append(part)
+        splits = splits_of(parts, {TRAIN: TRAIN, TEST: TEST})
+        if share is not None and parts[0].name == TRAIN:
+            videos = [str(entry.source) for entry in parts[0].entries]
+            splits[np.flatnonzero(share_of(videos, share, salt="validation: "))] = VALIDATION
         super().__init__(
             folder,
-            Entries(
-                Entry(sounds.paths[row.video, row.begin], labels=(row.label,), source=youtube(row.video))
-                for row in clips
-            ),
-            None,
+            parts,
+            splits,
             train=train,
-            validation=None if share is None or whole else splits == VALIDATION,
-            splits=splits,
+            validation=share is not None and not whole,
+            whole=whole,
             class_names=names,
             sample_rate=sample_rate,
             mono=mono,
@@ -126,13 +113,6 @@ class VGGSound(ListedDataset):
             progress=progress,
             exclude=exclude,
         )
-        if (incomplete or sounds.other_parts) and (train or not whole):  # once if both splits are the same
-            self.skipped_notice = counted
-
-    @classmethod
-    def inspect_data(cls, **args: Any) -> Inspection:
-        """Check the table and the files for `--check`; takes the constructor's arguments."""
-        return inspect_listed(cls, args)
 
 
 class _Row(NamedTuple):

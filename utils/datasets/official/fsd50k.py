@@ -6,16 +6,14 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from ignite_trainer.api.findings import Inspection
 from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
-from utils.datasets.checks.listed import inspect_listed
-from utils.datasets.listed import ListedDataset
-from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entries, Entry
+from utils.datasets.official.splits import OfficialDataset, Split
+from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.cells import shortlist
 from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out, exclusion_remedy
 from utils.datasets.sources.recordings import freesound
@@ -29,7 +27,7 @@ _PARTS = {"dev": True, "eval": False}  # whether it is trained on, by table
 _SPLITS = {"train": TRAIN, "val": VALIDATION}
 
 
-class FSD50K(ListedDataset):
+class FSD50K(OfficialDataset):
     """FSD50K: Freesound clips of 0.3 to 30 s with several of 200 labels; the eval clips are held out.
 
     The root has the published layout: `FSD50K.ground_truth/` with `dev.csv`, `eval.csv` and `vocabulary.csv`,
@@ -73,21 +71,22 @@ class FSD50K(ListedDataset):
         folder = Path(root).expanduser()
         names = _read_vocabulary(_find(folder, "vocabulary"))
         tables = [_read(folder, name, names) for name, used in _PARTS.items() if whole or used == train]
-        clips = [clip for table in tables for clip in table.clips]
-        if twice := [number for number, count in Counter(clip.number for clip in clips).items() if count > 1]:
+        numbers = Counter(Path(str(entry.audio)).stem for part, _ in tables for entry in part.entries)
+        if twice := [number for number, count in numbers.items() if count > 1]:
             raise ValueError(f"dev.csv and eval.csv both list the clips {shortlist(twice)}.")
-        splits = np.array([clip.split for clip in clips])
+        parts, splits = (
+            [part for part, _ in tables],
+            np.array([kind for _, kinds in tables for kind in kinds]),
+        )
         if validation and train and VALIDATION not in splits:
-            raise ValueError(f"validation is true, but no clip of the split val is there: {tables[0]}.")
-        self.held_out_splits = () if whole else ("eval",)
-        self.results_name = _name_results(tables)
+            raise ValueError(f"validation is true, but no clip of the split val is there: {parts[0]}.")
         super().__init__(
             folder,
-            Entries(clip.entry for clip in clips),
-            None,
+            parts,
+            splits,
             train=train,
-            validation=splits == VALIDATION if validation else None,
-            splits=splits,
+            validation=validation,
+            whole=whole,
             class_names=list(names.values()),
             sample_rate=sample_rate,
             mono=mono,
@@ -95,40 +94,6 @@ class FSD50K(ListedDataset):
             progress=progress,
             exclude=exclude,
         )
-        incomplete = [str(table) for table in tables if not table.is_complete]
-        if incomplete and (train or not whole):  # once if both splits are the same
-            self.skipped_notice = f"{'; '.join(incomplete)}."
-
-    @classmethod
-    def inspect_data(cls, **args: Any) -> Inspection:
-        """Check the tables and the files for `--check`; takes the constructor's arguments."""
-        return inspect_listed(cls, args)
-
-
-class _Clip(NamedTuple):
-    number: str  # of the sound on Freesound
-    split: str
-    entry: Entry
-
-
-class _Table(NamedTuple):
-    """A table and those of its clips that have a sound; `str` counts them."""
-
-    name: str
-    listed: int
-    clips: list[_Clip]
-
-    @property
-    def published(self) -> int:
-        return PUBLISHED[self.name]
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.clips) == self.listed == self.published
-
-    def __str__(self) -> str:
-        there = f"{self.listed:,} listed, {len(self.clips):,} with a sound"
-        return f"{self.name}.csv: {self.published:,} clips published, {there}"
 
 
 def _find(root: Path, name: str) -> Path:
@@ -162,32 +127,26 @@ def _read_vocabulary(table: Path) -> dict[str, str]:
     return names
 
 
-def _read(root: Path, name: str, names: Mapping[str, str]) -> _Table:
-    """Read a table, and find the sounds of its clips."""
+def _read(root: Path, name: str, names: Mapping[str, str]) -> tuple[Split, list[str]]:
+    """Read a table, and find the sounds of its clips; return them with the official split of each clip."""
     folder = root / f"FSD50K.{name}_audio"
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     files = {Path(file).stem: file for file in found if Path(file).suffix.lower() in AUDIO_SUFFIXES}
     listed = list(_clips(_find(root, name), names))
-    table = _Table(
-        name,
-        len(listed),
-        [
-            clip._replace(entry=clip.entry._replace(audio=f"{folder.name}/{files[clip.number]}"))
-            for clip in listed
-            if clip.number in files
-        ],
-    )
-    if not table.clips:
-        raise FileNotFoundError(
-            f"{folder} has no sound of any clip ({table}). Names such as 64760.wav are expected."
-            + " Evaluation without training needs no dev clips; see protocols/audioclip-fsd50k-zeroshot.json."
-            * (name == "dev")
+    there = [(number, kind, entry) for number, kind, entry in listed if number in files]
+    entries = [entry._replace(audio=f"{folder.name}/{files[number]}") for number, _, entry in there]
+    split = Split(name, f"{name}.csv", PUBLISHED[name], len(listed), entries)
+    advice = "Names such as 64760.wav are expected."
+    if name == "dev":
+        advice += (
+            " Evaluation without training needs no dev clips; see protocols/audioclip-fsd50k-zeroshot.json."
         )
-    return table
+    split.refuse_no_sound(folder, advice)
+    return split, [kind for _, kind, _ in there]
 
 
-def _clips(table: Path, names: Mapping[str, str]) -> Iterator[_Clip]:
-    """Read the clips in a table, without their sounds."""
+def _clips(table: Path, names: Mapping[str, str]) -> Iterator[tuple[str, str, Entry]]:
+    """Read the clips in a table, without their sounds: number on Freesound, official split, and the rest."""
     seen = set[str]()
     for row in read_table(table, ["fname", "labels", *(["split"] if table.stem == "dev" else [])]):
         number = row.file_name("fname")
@@ -204,13 +163,4 @@ def _clips(table: Path, names: Mapping[str, str]) -> Iterator[_Clip]:
                 row.fail("split", '"train" or "val"')
             split = _SPLITS[row.required("split")]
         found = tuple(dict.fromkeys(names[label] for label in labels))
-        yield _Clip(number, split, Entry(labels=found, source=freesound(number)))
-
-
-def _name_results(tables: list[_Table]) -> str:
-    """Name the evaluated clips; FSD50K alone means the eval clips, as in published results."""
-    names = " and ".join(table.name for table in tables)
-    if not all(table.is_complete for table in tables):
-        there, published = (sum(len(t.clips) for t in tables), sum(t.published for t in tables))
-        return f"part of FSD50K ({there:,} of {published:,} {names} clips)"
-    return "FSD50K" if names == "eval" else f"FSD50K, {names}"
+        yield number, split, Entry(labels=found, source=freesound(number))
