@@ -75,19 +75,15 @@ class Best:
         *,
         held_out: Mapping[str, float],
         validation: Mapping[str, float] | None,
-        checkpoint: Path | None = None,
     ) -> Best:
         """Describe an epoch by the metrics of both splits; `validation` is None without such a split."""
-        value = held_out.get(label, math.nan)
-        if validation is None:
-            return cls(label=label, value=value, epoch=epoch, checkpoint=checkpoint)
         return cls(
             label=label,
-            value=value,
+            value=held_out.get(label, math.nan),
             epoch=epoch,
-            checkpoint=checkpoint,
-            chosen_on="validation",
-            validation=validation.get(label, math.nan),
+            checkpoint=None,
+            chosen_on="test" if validation is None else "validation",
+            validation=None if validation is None else validation.get(label, math.nan),
         )
 
     @property

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,7 @@ from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs.experiment import RunResult, run
 
+ROOT = Path(__file__).parents[2]
 TRUSTED = ("toy_research",)
 
 _TOY: dict[str, Any] = {
@@ -120,3 +124,15 @@ class Command:
             assert isinstance(end.code, int)
             status = end.code
         return Done(status, *self._capsys.readouterr())
+
+    def be_killed(self, *words: str) -> None:
+        """Run the command in a process of its own, which something in the protocol kills."""
+        killed = subprocess.run(
+            [sys.executable, "main.py", *words, "--trust", "toy_research"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert killed.returncode == -9, killed.stderr

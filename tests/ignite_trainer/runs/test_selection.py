@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from ignite_trainer.runs.experiment import RunResult
 from ignite_trainer.support.errors import ProtocolError, RunStopped
 from tests.page_elements import Elements
 
-ROOT = Path(__file__).parents[3]
 SURPRISE = {"line_label": "Surprise", "class": "toy_research.learning.Surprise", "best": "min"}
 # With this seed, the held-out split would choose another epoch than the validation split.
 VALIDATED: dict[str, Any] = {
@@ -176,15 +172,7 @@ def test_a_sweep_that_rotates_both_folds_is_killed_and_resumed(command: Command)
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
     path = command.write(**{**VALIDATED, "Task": task, "Setup__save_every_steps": 2, "Setup__epochs": 3})
     words = ["-c", str(path), *["--Sweep.Dataset.args.fold", "1", "2", "3", "4", "5"]]
-    killed = subprocess.run(
-        [sys.executable, "main.py", *words, "--trust", "toy_research"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr
+    command.be_killed(*words)
     marker.unlink()
     assert command(*words).status == 0
     (sweep,) = (command.results / "Toy").iterdir()

@@ -6,10 +6,7 @@ import csv
 import gc
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from toy_research.signals import Tones
 from ignite_trainer.commands.sweeps.sweep_summary import Summary
 from ignite_trainer.support.errors import ProtocolError
 
-ROOT = Path(__file__).parents[4]
 FOLD = "Dataset.args.fold"
 SEED = "Setup.seed"
 FOLDS = {FOLD: [1, 2, 3]}
@@ -351,15 +347,7 @@ def test_a_sweep_killed_in_its_third_fold_continues_with_it(command: Command) ->
     task = {"class": "toy_research.learning.Killed", "args": {"fold": 3, "marker": str(marker)}}
     path = command.write(Task=task, Dataset__args={"folds": 5}, Setup__save_every_steps=2)
     words = ["-c", str(path), *f"--Sweep.{FOLD} 1 2 3 4 5".split()]
-    killed = subprocess.run(
-        [sys.executable, "main.py", *words, "--trust", "toy_research"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": "tests", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr
+    command.be_killed(*words)
     folder = only(command.results / "Toy")
     before = {fold: content(folder / fold) for fold in ("fold-1", "fold-2", "fold-3")}
     assert "result.json" not in before["fold-3"]
