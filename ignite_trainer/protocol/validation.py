@@ -52,6 +52,13 @@ def _section_problems(protocol: Protocol) -> list[str]:
     if protocol.optimizer is None and protocol.scheduler:
         problems.append("Optimizer is missing, but Scheduler needs it; add Optimizer or remove Scheduler.")
     problems += _schedule_problems(protocol.schedules)
+    if protocol.setup.patience is not None and not any(
+        line.is_checkpoint for line in protocol.lines.values()
+    ):
+        problems.append(
+            f"Setup.patience is {protocol.setup.patience}, but no metric tells when training improves; set "
+            '"is_checkpoint" to true for one, or Setup.patience to null.'
+        )
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:
         problems.append(f"Sweep has {runs:,} combinations; at most {_MAX_RUNS:,} are allowed.")

@@ -205,6 +205,8 @@ class Run:
 
     def _announce(self, environment: Mapping[str, Any], position: Position | None, *, resume: bool) -> None:
         """Write protocol and environment, and notify the reporters that the run starts or resumes."""
+        # Asked in every process, because they answer it together.
+        is_over = position is not None and position.complete and self._is_last(position.epoch)
         if not is_main():
             return
         folder = self._folder
@@ -228,7 +230,7 @@ class Run:
         if not resume:
             self._reporters.on_start(start)
             return
-        if position and position.complete and self._is_last(position.epoch):
+        if position and is_over:
             position = replace(position, complete=False)  # repeat its evaluation, for the predictions
         self._reporters.on_resume(start, resuming.truncate_log(folder, position))
 

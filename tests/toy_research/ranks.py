@@ -105,6 +105,13 @@ def run_beginnings(folder: Path) -> None:
     run_toy(folder / "each", Setup__epochs=1, Task=WHOLE)
 
 
+def run_in_two_sessions(folder: Path, changes: dict[str, Any], *, first: int, epochs: int) -> None:
+    """Carry out a whole run, and one that is resumed after its first epochs."""
+    run_toy(folder / "whole", **changes, Setup__epochs=epochs)
+    run_toy(folder / "resumed", **changes, Setup__epochs=first)
+    run_toy(folder / "resumed", **changes, Setup__epochs=epochs, Setup__resume="auto")
+
+
 def evaluate_points(folder: Path, kinds: Sequence[str]) -> dict[str, float]:
     """Evaluate the toy points, which have several labels, with metrics of ours; return the values by name."""
     folder.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from toy_research.network import Loaded
 from toy_research.protocols import Command, run_toy, sweep_toy
+from toy_research.ranks import on_ranks, run_in_two_sessions
 from toy_research.records import differences, only_run
 from toy_research.signals import Tones, ValidatedTones
 
@@ -157,6 +159,28 @@ def test_a_run_that_is_stopped_and_resumed_ends_early_at_the_same_epoch(tmp_path
         path = only_run(stopped) / "protocol.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "Task": task}))
         assert differences(whole.folder, run_toy(stopped, **changes, Task=task).folder) == []
+
+
+@pytest.mark.processes
+def test_two_processes_resume_after_an_epoch_and_end_early_together(tmp_path: Path) -> None:
+    changes = {key: value for key, value in VALIDATED.items() if key != "Setup__epochs"}
+    changes |= {"Setup__patience": 2, "Setup__batch_of": "all"}
+    sessions = functools.partial(run_in_two_sessions, first=2, epochs=40)
+    on_ranks(2, tmp_path, sessions, tmp_path, changes)
+    whole, resumed = only_run(tmp_path / "whole"), only_run(tmp_path / "resumed")
+    assert differences(whole, resumed) == []
+    record = RunRecord.read(resumed / "result.json")
+    assert record.stopped_early
+    assert record.epochs == record.best[0].epoch + 2 == chosen_by_hand(resumed)[0] + 2
+
+
+def test_patience_without_a_metric_that_chooses_the_epoch_is_refused(tmp_path: Path) -> None:
+    lines = [{**SURPRISE, "is_checkpoint": False}]
+    changes = {**VALIDATED, "Metrics": {"Performance": {"lines": lines}}}
+    with pytest.raises(
+        ProtocolError, match=r"Setup\.patience is 3, but no metric tells when training improves"
+    ):
+        run_toy(tmp_path, **changes, Setup__patience=3)
 
 
 def test_patience_without_a_validation_split_is_refused(tmp_path: Path) -> None:
