@@ -14,6 +14,7 @@ from ignite_trainer.api.batch import field_values, rows_with_field
 from ignite_trainer.api.evaluation import Evaluation, FigureTable
 from ignite_trainer.api.self_description import record, results_name
 from ignite_trainer.api.task import StepOutput, Task
+from utils.datasets.sample import TEST, TRAIN, VALIDATION
 from utils.evaluations.feature_files import FILE_NAME, FeatureTable
 
 
@@ -81,7 +82,7 @@ class CollectingEvaluation(Evaluation):
         records = [record(self._dataset, index) for index in indices]
         names = [known.get("clip", index) for known, index in zip(records, indices, strict=True)]
         in_folds = all("fold" in known for known in records)
-        in_splits = all("split" in known for known in records)
+        in_splits = all(known.get("split") in (TRAIN, VALIDATION, TEST) for known in records)
         return FeatureTable(
             features=features,
             clips_of=clips_of,

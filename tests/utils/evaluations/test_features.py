@@ -95,6 +95,18 @@ def test_clips_without_names_are_named_by_position() -> None:
     assert (table.folds, table.dataset) == (None, "Bare")
 
 
+class OfOwnSplits(Bare):
+    def record(self, index: int) -> dict[str, str | int]:
+        return {"clip": f"clip {index}", "split": "dev"}
+
+
+def test_splits_of_other_names_are_not_official_splits() -> None:
+    evaluation = started(OfOwnSplits())
+    add(evaluation, [0], [["rain"]], audio=torch.ones(1, 3))
+    table = evaluation.table()
+    assert (table.clips, table.splits) == (("clip 0",), None)
+
+
 def test_a_new_pass_discards_the_previous_one() -> None:
     evaluation = started(Bare())
     add(evaluation, [0], [["rain"]], audio=torch.ones(1, 3), image=torch.ones(1, 3))
