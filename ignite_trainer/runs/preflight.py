@@ -94,12 +94,17 @@ def check(
 
 
 def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:
-    """Find training samples whose recording is also in the held-out or the validation split."""
-    evaluated: dict[str, str] = {}
-    for name, dataset in (("held out", test), ("validation", getattr(train, "validation", None))):
-        for index, source in enumerate(sources(dataset)):
-            if source is not None and source not in evaluated:
-                evaluated[source] = f"{name}, {place(dataset, index)}"
+    """Find training and validation samples whose recording is also evaluated in a later split."""
+    held_out, validation = _first_places(test), _first_places(getattr(train, "validation", None))
+    for source in filter(held_out.__contains__, validation):
+        yield Finding(
+            severity="warning",
+            what="A validation sample, which chooses the epoch, comes from a recording that is held out.",
+            where=f"{validation[source]}: {source} (held out, {held_out[source]})",
+            remedy="Hold all samples of a recording out together.",
+        )
+    evaluated = {source: f"validation, {where}" for source, where in validation.items()}
+    evaluated |= {source: f"held out, {where}" for source, where in held_out.items()}
     for index, source in enumerate(sources(train)):
         if source in evaluated:
             yield Finding(
@@ -108,6 +113,15 @@ def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:
                 where=f"{place(train, index)}: {source} ({evaluated[source]})",
                 remedy=sources_remedy(train),
             )
+
+
+def _first_places(dataset: Any) -> dict[str, str]:
+    """Return the place of the first sample of each recording."""
+    places: dict[str, str] = {}
+    for index, source in enumerate(sources(dataset)):
+        if source is not None and source not in places:
+            places[source] = place(dataset, index)
+    return places
 
 
 def raise_errors(findings: Iterable[Finding]) -> None:

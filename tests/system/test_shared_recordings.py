@@ -69,6 +69,19 @@ def test_check_finds_a_planted_recording_in_training_and_evaluation(
     assert SHARED not in command(small(fold=4), "--check").out
 
 
+def test_check_finds_a_recording_in_validation_and_evaluation(
+    small: Callable[..., dict[str, Any]], command: Command
+) -> None:
+    what = "A validation sample, which chooses the epoch, comes from a recording that is held out"
+    report = command(small(validation_fold=3), "--check").out
+    assert f"warning: {what}.\n" in report
+    assert (
+        "meta/esc50.csv: audio/3-100012-A-0.wav: freesound:100004 "
+        "(held out, meta/esc50.csv: audio/1-100004-A-4.wav)"
+    ) in report
+    assert what not in command(small(validation_fold=2), "--check").out
+
+
 def test_a_known_set_is_excluded_by_name_and_the_number_is_reported(
     small: Callable[..., dict[str, Any]],
     command: Command,
