@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from ignite_trainer.api.batch import PartialBatch
+from ignite_trainer.api.batch import Alternatives, PartialBatch
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
@@ -204,8 +205,10 @@ def test_a_sample_is_scored_by_its_first_modality(audioclip: AudioCLIP) -> None:
     assert output.y.tolist()[1] == [0, 1, 1, 0]
 
 
-def test_every_caption_is_embedded_in_evaluation(audioclip: AudioCLIP) -> None:
-    captions = [["dog", "a dog"], "rain", ["wind", "a wind", "siren"]]
+@pytest.mark.parametrize("several", [Alternatives, list], ids=["as they are", "from pinned memory"])
+def test_every_caption_is_embedded_in_evaluation(audioclip: AudioCLIP, several: type[Any]) -> None:
+    # For a GPU, some releases of torch turn tuples in a batch into lists; training has drawn before.
+    captions = pin_memory([several(["dog", "a dog"]), "rain", several(["wind", "a wind", "siren"])])
     batch = DescribedSample(
         sounds(), None, [["siren"], *[[]] * 5], PartialBatch(torch.tensor([1, 2, 4]), captions)
     )
