@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from torch.utils.data import Dataset
 
-from ignite_trainer.api.self_description import folds, held_out_folds
+from ignite_trainer.api.self_description import hold_nothing_out
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.instantiate import build, check_arguments, resolve
 from ignite_trainer.protocol.loading import load
@@ -51,7 +51,7 @@ def data_from_protocol(
     protocol = load(path, found, defaults=defaults)
     blueprint = draw(protocol.model_copy(update={"sweep": {}}), trusted=trusted)
     splits: dict[str | None, Any] = dict(build_datasets(blueprint).items())
-    if folds(splits["test"]) and not held_out_folds(splits["test"]):
+    if hold_nothing_out(splits["train"], splits["test"]):
         splits = {None: splits["test"]}
     spec = protocol.dataset.model_dump(mode="json", by_alias=True)
     return NamedData(splits, spec)

@@ -86,8 +86,12 @@ def build_dataset(blueprint: Blueprint, split: Literal["train", "test"]) -> Any:
 
 
 def build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
-    """Build the data sets of all splits; the validation split is part of the training data set."""
-    train, test = (build_dataset(blueprint, split) for split in _BUILT_SPLITS)
+    """Build the data sets of all splits; the validation split is part of the training data set.
+
+    If the protocol gives both splits the same arguments, both are the same object.
+    """
+    train = build_dataset(blueprint, "train")
+    test = train if blueprint.split.yes == blueprint.split.no else build_dataset(blueprint, "test")
     validation = getattr(train, "validation", None)
     if validation is None:
         return {"train": train, "test": test}

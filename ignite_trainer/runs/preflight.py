@@ -96,11 +96,11 @@ def check(
 def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:
     """Find training and validation samples whose recording is also evaluated in a later split."""
     held_out, validation = _first_places(test), _first_places(getattr(train, "validation", None))
-    for source in filter(held_out.__contains__, validation):
+    for shared in filter(held_out.__contains__, validation):
         yield Finding(
             severity="warning",
             what="A validation sample, which chooses the epoch, comes from a recording that is held out.",
-            where=f"{validation[source]}: {source} (held out, {held_out[source]})",
+            where=f"{validation[shared]}: {shared} (held out, {held_out[shared]})",
             remedy="Hold all samples of a recording out together.",
         )
     evaluated = {source: f"validation, {where}" for source, where in validation.items()}

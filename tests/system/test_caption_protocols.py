@@ -12,6 +12,7 @@ from toy_research.ranks import on_ranks
 from toy_research.records import events
 
 from ignite_trainer.commands import cli
+from ignite_trainer.commands.named_data import data_from_protocol
 from ignite_trainer.support.formatting import percent
 from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
@@ -88,11 +89,16 @@ def mean(values: list[Any]) -> float:
 
 @pytest.mark.parametrize(("kind", "data_set"), [("clotho", Clotho), ("audiocaps", AudioCaps)])
 def test_the_zero_shot_figures_equal_brute_force(
-    command: Command, tmp_path: Path, kind: str, data_set: type[Clotho | AudioCaps]
+    command: Command,
+    tmp_path: Path,
+    kind: str,
+    data_set: type[Clotho | AudioCaps],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     root = written(kind, tmp_path / "data")
     done = command(f"audioclip-{kind}-zeroshot", *SMALL, *QUIET, "--Dataset.args.root", root)
     assert done.status == 0, done.err
+    assert len([message for message in caplog.messages if " clips published, " in message]) == 1
     (folder,) = (tmp_path / "results/Zero-shot").iterdir()
     (measured,) = [event for event in events(folder) if event["event"] == "measurement"]
     (evaluated,) = [event for event in events(folder) if event["event"] == "evaluation"]
@@ -107,6 +113,12 @@ def test_the_zero_shot_figures_equal_brute_force(
     shown = f"{percent(by_caption['mAP@10'])} (whole set)"
     assert shown in (tmp_path / "results/table.md").read_text()
     assert evaluated["metrics"] == pytest.approx({name: by_caption[name] for name in ("mAP@10", "R@1")})
+
+
+def test_data_of_which_nothing_is_held_out_are_one_split(tmp_path: Path) -> None:
+    words = ["--Dataset.args.root", str(write_clotho(tmp_path / "data"))]
+    protocol = ROOT / "protocols/audioclip-clotho-zeroshot.json"
+    assert list(data_from_protocol(protocol, words, defaults=DEFAULTS).splits) == [None]
 
 
 @pytest.mark.parametrize("kind", ["clotho", "audiocaps"])
