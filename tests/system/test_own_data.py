@@ -75,7 +75,7 @@ def noises(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "extent", "fact"),
     [
-        (["-e", "1"], "held-out part", "Held-out split"),
+        (["-e", "1"], "held-out part, last epoch", "Held-out split"),
         (["-e", "0"], "held-out part", "Held-out split"),
         (["-e", "0", "--Dataset.args.share", "null"], "whole set", "Evaluated"),
     ],
