@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,10 @@ from ignite_trainer.protocol.validation import Location, json_path
 from ignite_trainer.support.errors import ProtocolError
 
 _DEFINITION = {"path", "args", "best"}
+
+_LATER_IN_SETUP = ("patience",)
+_LATER_IN_PUBLISHED = ("name", "decimals", "source", "measured_by")
+"""Keys that the digests of earlier versions lack."""
 
 Classes = Mapping[str, type]
 """Classes of `Dataset` and `Model`, by section. All arguments of a missing class affect the result."""
@@ -49,11 +53,21 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
 
     content = select(protocol.to_json(), Protocol.affects())
     content["Setup"] = select(content["Setup"], Setup.affects())
+    _remove_unused(content["Setup"], _LATER_IN_SETUP)
+    for published in content.get("Table", {}).get("published", ()):
+        _remove_unused(published, _LATER_IN_PUBLISHED)
     for section in ("Dataset", "Model"):
         own_affects = getattr(classes.get(section), "affects", {})
         known = {name: Affects(effect) for name, effect in own_affects.items()}
         content[section]["args"] = select(content[section]["args"], known)
     return content
+
+
+def _remove_unused(content: dict[str, Any], keys: Iterable[str]) -> None:
+    """Remove keys that are null, so that digests equal those of versions without these keys."""
+    for key in keys:
+        if content.get(key) is None:
+            content.pop(key, None)
 
 
 def classes_of(protocol: Protocol) -> Classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from toy_research.protocols import TRUSTED, run_toy, toy
 from toy_research.signals import Tones
 
 from ignite_trainer.protocol.blueprint import draw
-from ignite_trainer.protocol.identity import Classes, classes_of, identity, purpose
+from ignite_trainer.protocol.identity import Classes, classes_of, digest, identity, purpose
 from ignite_trainer.protocol.schema import PACKAGES, find_classes, kind_of
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.protocol.validation import validate
@@ -86,6 +87,21 @@ def test_saved_protocols_are_identified_by_trusted_classes(tmp_path: Path) -> No
     classes = classes_of(protocol)
     assert list(classes) == ["Model"]
     assert identity(protocol, classes)["Model"]["args"] == {"clip": None}
+
+
+def test_digests_are_those_of_earlier_versions() -> None:
+    """Otherwise their runs are not averaged with new ones, and their sweeps start anew."""
+    finished = Path(__file__).parents[1] / "runs/earlier_version/finished"
+    raw = json.loads((finished / "protocol.json").read_text())
+    variant = json.loads((finished / "result.json").read_text())["variant"]
+    assert digest(identity(validate(raw), CLASSES)) == variant
+    published = {"dataset": "Tones", "weights": "0" * 64, "setting": "trained", "value": 0.5}
+    raw["Table"] = {"published": [published]}
+    assert purpose(validate(raw), CLASSES) == "6ff4bf631071"  # recorded with commit 33d1f92
+    raw["Table"] = {"published": [{**published, "decimals": 1}]}
+    assert purpose(validate(raw), CLASSES) != "6ff4bf631071"
+    raw["Setup"]["patience"] = 3
+    assert digest(identity(validate(raw), CLASSES)) != variant
 
 
 def test_shipped_classes_declare_all_arguments_that_do_not_affect_the_result() -> None:
