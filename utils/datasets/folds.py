@@ -115,7 +115,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
         names = self._check_table(clips)
         self.folds = tuple(sorted({clip.fold for clip in clips}))
         self.held_out = self._check_fold(fold)
-        self.validation_folds = self._check_validation(validation_fold)
+        self.validation_folds = validation_folds(validation_fold, held_out=self.held_out, folds=self.folds)
         self.results_name = self._name_results(clips)
         self.class_names = list(names.values())
         self._all_clips = clips
@@ -239,10 +239,6 @@ class FoldDataset(CachedDataset[Sample], ABC):
         if not set(self.folds).issuperset(held_out):
             raise ValueError(f"fold is {fold}; {self.title} has folds {_listing(self.folds)}.")
         return tuple(sorted(set(held_out)))
-
-    def _check_validation(self, fold: Any) -> tuple[int, ...]:
-        """Return the numbers of the validation folds, or ()."""
-        return validation_folds(fold, held_out=self.held_out, folds=self.folds)
 
     def _name_results(self, clips: Sequence[Clip]) -> str:
         if self.published is None or len(clips) == self.published.clips:

@@ -59,8 +59,6 @@ def inspect_clips(kind: type[Any], args: Mapping[str, Any]) -> Inspection:
         def _check_fold(self, *_: object) -> tuple[int, ...]:
             return ()
 
-        _check_validation = _check_fold
-
         def _make_cache(self, *_: object, **__: object) -> None:
             pass
 
