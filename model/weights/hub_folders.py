@@ -35,15 +35,14 @@ def find_hub_folder(source: str | Path, *, model_type: str) -> HubFolder:
             weights, or it holds another type of model.
     """
     path = Path(source).expanduser()
-    name = str(source)
     if path.is_dir():
-        name = path.resolve().name
+        name, files = path.resolve().name, _weights_in(path)
     else:
-        path = _fetch(name, (*_DESCRIPTIONS, _WEIGHTS[0]))
-    files = _weights_in(path)
-    if not files and not Path(source).expanduser().is_dir():
-        path = _fetch(name, (*_DESCRIPTIONS, _WEIGHTS[1]))
-        files = _weights_in(path)
+        name, files = str(source), ()
+        for pattern in _WEIGHTS:
+            if not files:
+                path = _fetch(name, (*_DESCRIPTIONS, pattern))
+                files = _weights_in(path)
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
-from utils.datasets.official.splits import OfficialDataset, Split, splits_of
+from utils.datasets.official.splits import OfficialDataset, Split, sounds_in, splits_of
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.exclusion import Exclude, exclusion_remedy
 from utils.datasets.sources.recordings import freesound
@@ -87,7 +86,9 @@ def _read(root: Path, name: str) -> Split:
         raise FileNotFoundError(f"root is {root}, which has no {table.name}. {_GET_IT}")
     candidates = [root / pattern.format(name, name) for pattern in _FOLDERS]
     folder = next((path for path in candidates if path.is_dir()), candidates[0])
-    files = _sounds(folder)
+    sounds = sounds_in(folder)
+    # Spaces around a name do not count, as tables lack them.
+    files = {Path(file).stem.strip(): file for file in sounds} | {file.strip(): file for file in sounds}
     recordings = _recordings(root / f"clotho_metadata_{name}.csv")
     entries, seen = list[Entry](), set[str]()
     for row in read_table(table, ["file_name", *_CAPTIONS]):
@@ -105,16 +106,6 @@ def _read(root: Path, name: str) -> Split:
     split = Split(name, table.name, PUBLISHED[name], len(seen), entries)
     split.refuse_no_sound(candidates[0], _GET_IT)
     return split
-
-
-def _sounds(folder: Path) -> dict[str, str]:
-    """Return the sounds in a folder by their names, and by their names without the suffix.
-
-    Spaces around a name do not count, as tables lack them.
-    """
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    sounds = [file for file in found if Path(file).suffix.lower() in AUDIO_SUFFIXES]
-    return {**{Path(file).stem.strip(): file for file in sounds}, **{file.strip(): file for file in sounds}}
 
 
 def _recordings(table: Path) -> Mapping[str, str]:

@@ -10,9 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.cached import check_flags
-from utils.datasets.official.splits import OfficialDataset, Split
+from utils.datasets.official.splits import OfficialDataset, Split, sounds_in
 from utils.datasets.sample import TEST, TRAIN, VALIDATION, Entry
 from utils.datasets.sources.cells import shortlist
 from utils.datasets.sources.exclusion import Exclude, check_that_something_is_held_out, exclusion_remedy
@@ -130,8 +129,7 @@ def _read_vocabulary(table: Path) -> dict[str, str]:
 def _read(root: Path, name: str, names: Mapping[str, str]) -> tuple[Split, list[str]]:
     """Read a table, and find the sounds of its clips; return them with the official split of each clip."""
     folder = root / f"FSD50K.{name}_audio"
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    files = {Path(file).stem: file for file in found if Path(file).suffix.lower() in AUDIO_SUFFIXES}
+    files = {Path(file).stem: file for file in sounds_in(folder)}
     listed = list(_clips(_find(root, name), names))
     there = [(number, kind, entry) for number, kind, entry in listed if number in files]
     entries = [entry._replace(audio=f"{folder.name}/{files[number]}") for number, _, entry in there]

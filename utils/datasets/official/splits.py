@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_trainer.api.findings import Inspection
+from model.audio_input import AUDIO_SUFFIXES
 from utils.datasets.checks.listed import inspect_listed
 from utils.datasets.listed import ListedDataset
 from utils.datasets.sample import VALIDATION, Entries, Entry
@@ -120,6 +121,13 @@ class OfficialDataset(ListedDataset):
     def inspect_data(cls, **args: Any) -> Inspection:
         """Check the tables and the files for `--check`; takes the constructor's arguments."""
         return inspect_listed(cls, args)
+
+
+def sounds_in(folder: Path) -> list[str]:
+    """Return the names of the sound files in a folder; nothing if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def splits_of(parts: Sequence[Split], kinds: Mapping[str, str]) -> NDArray[np.str_]:
