@@ -170,7 +170,7 @@ def _labels(description: Mapping[str, Any]) -> list[str]:
 
 
 def _texts(description: Mapping[str, Any]) -> list[str]:
-    """Return the distinct texts of a json: a single one, or a list of captions as in LAION-CLAP's shards."""
+    """Return the texts of a json: a single one, or a list of captions as in LAION-CLAP's shards."""
     for name in _TEXTS:
         given = description.get(name)
         several: list[Any] = given if isinstance(given, list) else [given]
@@ -178,7 +178,7 @@ def _texts(description: Mapping[str, Any]) -> list[str]:
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("text and clip in its json must be texts")
         if texts:
-            return list(dict.fromkeys(texts))
+            return texts
     return []
 
 

@@ -39,9 +39,10 @@ _GET_IT = (
 class AudioCaps(OfficialDataset):
     """The downloaded part of AudioCaps: captions of segments of AudioSet; the test split is held out.
 
-    Training clips have one caption, the others five. Sounds may be in any folders. They are found by video
-    and start, as in `YTID.flac` and `YTID_30_40.wav` (see `sources/audioset_files.py`). Clips without a sound
-    are skipped; `prepare` reports how many. The other arguments are `utils.datasets.listed.ListedDataset`'s.
+    Training clips have one caption, the others five. Equal captions of a clip stay, as published figures
+    count each. Sounds may be in any folders. They are found by video and start, as in `YTID.flac` and
+    `YTID_30_40.wav` (see `sources/audioset_files.py`). Clips without a sound are skipped; `prepare` reports
+    how many. The other arguments are `utils.datasets.listed.ListedDataset`'s.
 
     Args:
         root: folder that contains the tables, itself or in a subfolder `dataset`, `csv` or `metadata`.
@@ -127,4 +128,4 @@ def _entries(
         audio = sounds.paths.get((video, 0.0 if whole_videos else begin))
         if audio is not None:
             part = (begin, begin + SECONDS) if whole_videos else None
-            yield Entry(audio, captions=tuple(dict.fromkeys(captions)), segment=part, source=youtube(video))
+            yield Entry(audio, captions=tuple(captions), segment=part, source=youtube(video))

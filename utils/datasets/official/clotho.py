@@ -96,7 +96,7 @@ def _read(root: Path, name: str) -> Split:
         if file in seen:
             row.fail("file_name", "a clip that no earlier line has")
         seen.add(file)
-        captions = tuple(dict.fromkeys(text for column in _CAPTIONS for text in row.captions(column)))
+        captions = tuple(text for column in _CAPTIONS for text in row.captions(column))
         if not captions:
             row.fail(_CAPTIONS[0], "a caption")
         path = files.get(file) or files.get(Path(file).stem)

@@ -15,7 +15,8 @@ from tests.utils.datasets.official.miniatures import (
     write_clotho,
     write_sound,
 )
-from utils.datasets import AudioCaps, Clotho
+from utils.datasets import AudioCaps, Clotho, Shards
+from utils.shards.making import Options, make
 
 RATE = 8000
 
@@ -36,6 +37,28 @@ def small(kind: type[Any], root: Path, **args: Any) -> Any:
 
 def texts(data: Any) -> list[Any]:
     return [tuple(data[index])[3] for index in range(len(data))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "table", "caption"),
+    [
+        (Clotho, write_clotho, "clotho_captions_evaluation.csv", "caption {} of evaluation 1"),
+        (AudioCaps, write_audiocaps, "test.csv", "test caption {} of 5"),
+    ],
+)
+def test_equal_captions_of_a_clip_each_count(
+    tmp_path: Path, kind: type[Any], write: Any, table: str, caption: str
+) -> None:
+    path = write(tmp_path) / table
+    content = path.read_text()
+    assert caption.format(2) in content
+    path.write_text(content.replace(caption.format(2), caption.format(3)))
+    test = small(kind, tmp_path, train=False)
+    (found,) = [texts_of for texts_of in texts(test) if caption.format(3) in texts_of]
+    assert (len(found), found.count(caption.format(3))) == (5, 2)
+    make({None: test}, tmp_path / "shards", Options(), made_from={})
+    shards = Shards(str(tmp_path / "shards/manifest.jsonl"), RATE)
+    assert sorted(texts(shards)) == sorted(texts(test))
 
 
 # Clotho
