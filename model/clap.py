@@ -38,10 +38,10 @@ class Clap(nn.Module):
         text (B strings) -> RoBERTa -> [B, D]
 
     Preparation is the checkpoint's own, from its feature extractor and tokenizer: the sample rate (48 kHz),
-    the mel filters, and the padding of short clips, usually by repetition up to 10 s. There are two
-    differences, because an extractor decides these at random: a clip longer than 10 s is cut into evenly
-    spaced windows, whose embeddings are averaged, and not cropped at a random position; and a checkpoint with
-    feature fusion gets clips that are not marked as longer than its input.
+    the mel filters, and the padding of short clips, usually by repetition up to 10 s. Two things
+    differ, because an extractor decides them at random: a clip longer than 10 s is cut into evenly spaced
+    windows, whose embeddings are averaged, instead of being cropped at a random position; and no clip is
+    marked as longer than the input of a checkpoint with feature fusion.
 
     All parameters are frozen.
 

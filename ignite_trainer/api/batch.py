@@ -61,7 +61,7 @@ class PartialBatch(NamedTuple):
 
 
 class Alternatives(tuple[Any, ...]):
-    """Several values of a sample's field that are equally right, such as captions of an image.
+    """Several values of a sample's field that are equally valid, such as captions of an image.
 
     Training draws one of them for each sample and epoch, before the transforms (see `draw_alternatives`).
     Evaluation gets them all, and so do its transforms of this field. A data set that reads whole batches

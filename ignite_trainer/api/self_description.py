@@ -1,6 +1,6 @@
 """Optional attributes that describe data sets and models in results, and their defaults.
 
-Training does not need these attributes, but they improve reports, tables and predictions:
+None of these attributes is required, but they improve reports, tables and predictions:
 
     dataset.results_name     name of the data set in results, or name of the part in use
     dataset.whole_name       name of the whole data set, if `results_name` names the held-out part
@@ -9,7 +9,7 @@ Training does not need these attributes, but they improve reports, tables and pr
     dataset.held_out_splits  names of the held-out splits, for data sets without folds
     dataset.validation       in the training split: data set of the samples that choose the best epoch, which
                              is neither trained on nor held out; without it, the held-out split chooses
-    dataset.validation_folds numbers of their folds
+    dataset.validation_folds numbers of the folds in it
     dataset.to_hold_out      names of the arguments that select the held-out samples, for messages
     dataset.record(index)    identity of a sample: a mapping from names to strings and integers
     dataset.sources()        iterator over the recording that each sample comes from, such as

@@ -56,8 +56,8 @@ def _section_problems(protocol: Protocol) -> list[str]:
         line.is_checkpoint for line in protocol.lines.values()
     ):
         problems.append(
-            f"Setup.patience is {protocol.setup.patience}, but no metric tells when training improves; set "
-            '"is_checkpoint" to true for one, or Setup.patience to null.'
+            f"Setup.patience is {protocol.setup.patience}, but no metric shows whether training improves; "
+            'set "is_checkpoint" to true for one, or Setup.patience to null.'
         )
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:

@@ -85,7 +85,7 @@ class Console(Reporter):
         }
         show_matrix(f"Results on the held-out set, after {duration(end.seconds)}", columns, rows)
         if end.stopped_early:
-            show("Stopped early: no improvement on the validation set for the epochs in Setup.patience.")
+            show("Stopped early: no better value on the validation split for Setup.patience epochs.")
         if self._run.caution:
             show(self._run.caution)
         for remark in remarks_on_best(entry.epoch for entry in end.best):

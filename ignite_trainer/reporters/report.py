@@ -92,7 +92,9 @@ def _lead(run: RunStart, end: RunEnd) -> Section:
         text += dict.fromkeys(CHOSEN_ON[entry.chosen_on] for entry in end.best)
         text += [*remarks_on_best(entry.epoch for entry in end.best)]
     if end.stopped_early:
-        text.append("Training stopped early: the validation split showed no improvement (Setup.patience).")
+        text.append(
+            "Training stopped early: no better value on the validation split for Setup.patience epochs."
+        )
     if not last and not best:
         text.append("There are no metrics.")
     header = ["metric", f"last epoch ({end.last_epoch})" if end.last_epoch else "value"]

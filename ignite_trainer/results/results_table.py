@@ -146,7 +146,7 @@ def _remarks(entries: Sequence[Entry]) -> list[str]:
             "weights, and only if the whole data set was evaluated."
         )
     if any(each.figure.measured_by for each in _cited(entries)):
-        sentences.append('Rows "measured by" others hold their published values, not results of ours.')
+        sentences.append('Rows "measured by" others show values that they published, not our results.')
     return sentences
 
 

@@ -140,7 +140,7 @@ def test_results_that_others_measured_have_their_own_row() -> None:
     )
     assert f"| {FULL}, measured by {OTHERS.replace('_', chr(92) + '_')} | 88 |  | 68 |  |" in lines
     assert f"| AudioCLIP, {FULL}.pt |  |  | 50.0 (whole set) | 68.6 |" in lines
-    assert 'Rows "measured by" others hold their published values, not results of ours.' in lines[8]
+    assert 'Rows "measured by" others show values that they published, not our results.' in lines[8]
 
 
 def test_every_published_result_is_listed_once_with_its_source() -> None:

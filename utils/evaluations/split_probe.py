@@ -108,9 +108,9 @@ def probe_splits(
     Args:
         table: features of a whole data set with official splits; kinds of which a clip can have several rows
             are left out.
-        C: inverse strengths of the penalty; the one with the best score of the validation clips is used (the
-            mAP, or the accuracy if each clip has one label; the smallest of equals). A single one needs no
-            validation clips.
+        C: inverse strengths of the penalty. The one with the best mAP on the validation clips is used, or
+            with the best accuracy if each clip has one label; the smallest C of those with equal scores. A
+            single C needs no validation clips.
         device: device that computes.
 
     Returns:

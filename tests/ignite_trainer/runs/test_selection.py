@@ -178,7 +178,7 @@ def test_patience_without_a_metric_that_chooses_the_epoch_is_refused(tmp_path: P
     lines = [{**SURPRISE, "is_checkpoint": False}]
     changes = {**VALIDATED, "Metrics": {"Performance": {"lines": lines}}}
     with pytest.raises(
-        ProtocolError, match=r"Setup\.patience is 3, but no metric tells when training improves"
+        ProtocolError, match=r"Setup\.patience is 3, but no metric shows whether training improves"
     ):
         run_toy(tmp_path, **changes, Setup__patience=3)
 

@@ -78,7 +78,7 @@ class FSD50K(OfficialDataset):
             np.array([kind for _, kinds in tables for kind in kinds]),
         )
         if validation and train and VALIDATION not in splits:
-            raise ValueError(f"validation is true, but no clip of the split val is there: {parts[0]}.")
+            raise ValueError(f'validation is true, but no clip of the split "val" has a sound ({parts[0]}).')
         super().__init__(
             folder,
             parts,
