@@ -73,12 +73,13 @@ class Exclusion:
         names = [exclude] if isinstance(exclude, str) else exclude
         if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
             raise ValueError(f"exclude is {exclude!r}; {_allowed()} is expected, or a list of them.")
-        self._lists: dict[str, _Identifiers] = {}
+        read: dict[str, frozenset[str]] = {}
         for name in names:
             known, identifiers = _read(name)
             if not identifiers:
                 raise ValueError(f"exclude is {name!r}, which names no recording.")
-            self._lists[known] = _Identifiers(identifiers)
+            read[known] = read.get(known, frozenset()) | identifiers  # one set may be in several folders
+        self._lists = {name: _Identifiers(identifiers) for name, identifiers in read.items()}
 
     def apply(self, sources: Sequence[str | None]) -> Excluded:
         """Find the training samples to leave out by the recordings that they come from.

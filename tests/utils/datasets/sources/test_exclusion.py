@@ -185,3 +185,12 @@ def test_training_rows_of_a_table_are_left_out_and_the_number_is_logged_once(
     assert said.startswith("Table: 2 of 5 training samples are left out, because their recordings are in ")
     with pytest.raises(ValueError, match="nothing is held out"):
         Table(table, exclude=args["exclude"])
+
+
+def test_a_known_set_in_several_folders_is_read_from_each(tmp_path: Path) -> None:
+    write_table("FSD50K", tmp_path / "one")
+    write_table("FSD50K", tmp_path / "other")
+    table = tmp_path / "other" / TABLES["FSD50K"][0]
+    table.write_text(table.read_text().replace("37199", "5"))
+    names = [f"FSD50K:{tmp_path / folder}" for folder in ("one", "other")]
+    assert named(names, ["freesound:37199", "freesound:5", "freesound:6"]) == [True, True, False]
