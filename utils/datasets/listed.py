@@ -220,9 +220,7 @@ class ListedDataset(CachedDataset[Sample | DescribedSample]):
 
     def _choose(self, entries: Entries, mask: NDArray[np.bool_], lines: NDArray[np.int64] | None) -> None:
         """Use the entries in the mask."""
-        self.entries = (
-            entries if mask.all() else Entries(entries[row] for row in np.flatnonzero(mask).tolist())
-        )
+        self.entries = entries if mask.all() else entries.select(mask)
         self.digest = self.entries.digest
         if lines is not None:
             self.lines = lines[mask]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,6 +173,15 @@ class Entries:
         several = (captions,) if isinstance(captions, str) else tuple(captions or ())
         source = self._sources[index].decode() or None
         return Entry(audio, tuple(images), several, tuple(labels), segment and tuple(segment), fold, source)
+
+    def select(self, mask: NDArray[np.bool_]) -> Entries:
+        """Return the entries in the mask, bool `[entries]`; `have_texts` stays that of all entries."""
+        part = copy(self)
+        lengths = np.diff(self._ends)
+        part._bytes = self._bytes[mask.repeat(lengths)]
+        part._ends = np.concatenate([[0], lengths[mask].cumsum()])
+        part._sources = self._sources[mask]
+        return part
 
     @property
     def sources(self) -> Iterator[str | None]:

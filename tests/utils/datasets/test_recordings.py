@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.datasets import ESC50, MadeSounds, Table, UrbanSound8K
@@ -66,6 +67,16 @@ def test_recordings_do_not_change_the_digest_of_entries() -> None:
     entries = Entries([bare[0]._replace(source="youtube:-0SdAVK79lg"), bare[1]])
     assert entries.digest == Entries(bare).digest
     assert list(entries.sources) == ["youtube:-0SdAVK79lg", None] == [entry.source for entry in entries]
+
+
+@pytest.mark.parametrize("chosen", [[True, False, True], [False, False, True], [False] * 3])
+def test_selected_entries_equal_entries_of_their_own(chosen: list[bool]) -> None:
+    every = [Entry("a.wav", captions=("a", "b"), source="x:1"), Entry("bé.wav"), Entry("c.wav", source="y")]
+    wanted = [entry for entry, is_chosen in zip(every, chosen, strict=True) if is_chosen]
+    selected = Entries(every).select(np.array(chosen))
+    assert list(selected) == wanted
+    assert list(selected.sources) == [entry.source for entry in wanted]
+    assert selected.digest == Entries(wanted).digest
 
 
 @pytest.mark.real_data
