@@ -181,6 +181,11 @@ class RunRecord(BaseModel):
             raise ProtocolError(f"{path} is not the result of a run: {error}") from error
 
     @property
+    def listed_samples(self) -> int:
+        """Number of samples in all splits, with those left out of training, whose number depends on folds."""
+        return sum(self.samples.values()) + sum(self.excluded.values())
+
+    @property
     def reports_best(self) -> bool:
         """True if the run's result is that of the best epoch, because the validation split chose it."""
         return (

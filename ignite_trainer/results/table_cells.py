@@ -197,8 +197,8 @@ def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
 
 
 def _samples(record: RunRecord) -> int:
-    """Return the number of samples in both splits or, if no folds were held out, of evaluated samples."""
-    return sum(record.samples.values()) if record.held_out else record.samples.get("test", 0)
+    """Return the number of samples in all splits or, if no folds were held out, of evaluated samples."""
+    return record.listed_samples if record.held_out else record.samples.get("test", 0)
 
 
 def _without_overlap(held_out: Iterable[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:

@@ -138,7 +138,7 @@ def remarks(summary: Summary) -> list[str]:
         sentences.append(_describe_predictions(summary.pooled))
     cautions = {record.caution for record in summary.records.values()}
     sentences += [sentence for mark, sentence in MEANING.items() if mark in cautions]
-    totals = {sum(record.samples.values()) for record in summary.records.values()}
+    totals = {record.listed_samples for record in summary.records.values()}
     if len(totals) > 1:
         listed = ", ".join(map(str, sorted(totals)))
         sentences.append(f"The runs differ in the total number of samples in all splits: {listed}.")

@@ -147,6 +147,15 @@ def test_suffixes_that_name_folds_do_not_prevent_averaging() -> None:
     assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds, last epoch)"
 
 
+def test_samples_left_out_of_training_in_some_folds_do_not_prevent_averaging() -> None:
+    left_out = [0, 3, 1, 0, 0]
+    records = [
+        run_record(fold=fold, samples={"train": 20 - count, "test": 10}, excluded={"ESC-50": count})
+        for fold, count in enumerate(left_out, start=1)
+    ]
+    assert ours(*records) == "50.0 ± 0.0 (5 of 5 folds, last epoch)"
+
+
 def test_settings_and_data_sets_are_columns_and_weights_are_rows() -> None:
     found = rows(
         run_record(weights=(FULL,), setting="zero-shot", dataset="Noises"),
