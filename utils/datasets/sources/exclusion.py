@@ -182,7 +182,8 @@ def _us8k(root: Path) -> Iterator[str | None]:
 
 
 def _audioset(root: Path) -> Iterator[str]:
-    return map(youtube, _first_values(find_table(root, SEGMENTS["eval"])))
+    table = find_table(root, SEGMENTS["eval"], advice="put the tables of AudioSet there")
+    return map(youtube, _first_values(table))
 
 
 def _audiocaps(root: Path) -> Iterator[str]:

@@ -194,3 +194,15 @@ def test_a_known_set_in_several_folders_is_read_from_each(tmp_path: Path) -> Non
     table.write_text(table.read_text().replace("37199", "5"))
     names = [f"FSD50K:{tmp_path / folder}" for folder in ("one", "other")]
     assert named(names, ["freesound:37199", "freesound:5", "freesound:6"]) == [True, True, False]
+
+
+@pytest.mark.parametrize("name", KNOWN_SETS)
+def test_a_missing_table_is_named_with_how_to_name_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f'^exclude is "{name}", but the table of {name} cannot') as caught:
+        Exclusion(name)
+    assert Path(TABLES[name][0]).name in str(caught.value)
+    assert str(caught.value).endswith(f'Name the folder of {name}, as in "{name}:FOLDER".')
+    assert "Dataset.args.root" not in str(caught.value), "that is the folder of the training data"
