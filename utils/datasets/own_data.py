@@ -131,8 +131,9 @@ class Table(ListedDataset):
             notices.append(f"Not read: {content.ignored}.")
         if content.held_out and fold is None and split is None:
             others = [*map(str, as_list(validation_split))]
-            split = self.held_out_folders = tuple(name for name in content.held_out if name not in others)
-            if share is not None:
+            self.held_out_folders = tuple(name for name in content.held_out if name not in others)
+            split = self.held_out_folders or None
+            if split and share is not None:
                 notices.append(f"share is not used; held out: {', '.join(split)}.")
         beside = path if path.is_dir() else path.parent
         folder = beside if root is None else Path(root).expanduser()

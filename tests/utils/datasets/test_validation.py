@@ -142,6 +142,15 @@ def test_a_folder_of_splits_trains_without_its_validation_split(tmp_path: Path) 
     assert [numbers(part) for part in (train, train.validation, held_out)] == [{0}, {1}, {2}]
 
 
+def test_a_folder_whose_only_other_split_validates_holds_nothing_out(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        path = tmp_path / split / "dog" / "a.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(100), 8000)
+    with pytest.raises(ValueError, match="validation_split is given, but nothing is held out; name a fold"):
+        Table(tmp_path, 8000, validation_split="valid")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
