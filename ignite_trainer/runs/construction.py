@@ -71,7 +71,7 @@ def build_quickly(blueprint: Blueprint) -> Built:
     )
 
 
-def build_dataset(blueprint: Blueprint, split: Literal["train", "test"]) -> Any:
+def _build_dataset(blueprint: Blueprint, split: Literal["train", "test"]) -> Any:
     """Build the data set of one split; raise a ProtocolError if it has no samples."""
     choice = blueprint.split.yes if split == "train" else blueprint.split.no
     args = {**blueprint.dataset_args, blueprint.split.key: choice}
@@ -90,8 +90,8 @@ def build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
 
     If the protocol gives both splits the same arguments, both are the same object.
     """
-    train = build_dataset(blueprint, "train")
-    test = train if blueprint.split.yes == blueprint.split.no else build_dataset(blueprint, "test")
+    train = _build_dataset(blueprint, "train")
+    test = train if blueprint.split.yes == blueprint.split.no else _build_dataset(blueprint, "test")
     validation = getattr(train, "validation", None)
     if validation is None:
         return {"train": train, "test": test}

@@ -1,4 +1,4 @@
-"""What is known of the evaluation data that other models' published weights were trained on.
+"""Overlap of evaluation data with the training data of other models' published weights.
 
 LAION lists the training data of its paper (arXiv 2211.06687), and counts the clips that data sets share; its
 results leave out the evaluated clips that it found in the training data (issue 97 of LAION-AI/audio-dataset,

@@ -1,4 +1,4 @@
-"""What AudioCLIP's models of other benchmarks share: embeddings of frames, and a name for weights."""
+"""Common parts of the adapters for other benchmarks: embeddings of frames, and a name for weights."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class Module:
 
 
 class test:
-    """What heareval asks about GPUs."""
+    """Stand-in for `tensorflow.test`, which heareval asks about GPUs."""
 
     @staticmethod
     def is_gpu_available(*, cuda_only: bool, min_cuda_compute_capability: object) -> bool:  # noqa: ARG004

@@ -38,7 +38,7 @@ class Split(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the table has as many clips as the published one, all with a sound."""
+        """True if the table has as many clips as the published one, and all have a sound."""
         return len(self.entries) == self.listed == self.published
 
     def refuse_no_sound(self, folder: Path, advice: str) -> None:
