@@ -71,6 +71,23 @@ class Alternatives(tuple[Any, ...]):
     __slots__ = ()
 
 
+class Mixed(NamedTuple):
+    """A value of a list field, such as a sample's labels, after samples were mixed with each other.
+
+    If a transform mixes samples, every row of a batch's list fields is such a value; a sample that was not
+    mixed has a single value.
+
+    Attributes:
+        values: the sample's own value, then the values of the samples mixed into it.
+        weights: shares of these samples in the mixture; they sum to 1.
+        samples: positions of these samples in the data set.
+    """
+
+    values: tuple[Any, ...]
+    weights: tuple[float, ...]
+    samples: tuple[int, ...]
+
+
 def draw_alternatives(fields: Sequence[Any], random: SampleRandom) -> list[Any]:
     """Replace each field of a sample that has `Alternatives` by one of them; `random` has one stream.
 
