@@ -9,7 +9,6 @@ In drawings, `=` is audio, `-` is a repeated edge value, and `.` is zero padding
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +20,17 @@ from torchaudio.functional import add_noise
 
 from ignite_trainer.api.batch import BatchTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
+from utils.transforms.clips import (
+    check_range_db,
+    checked_clips,
+    checked_length,
+    checked_probability,
+    column,
+    is_number,
+    to_device_of,
+    windows,
+    zero_beyond_,
+)
 
 FlipAxis = Literal["channel", "time"]
 
@@ -48,7 +58,7 @@ class ToTensor1D(BatchTransform):
         values = batch.values if batch.values.dtype == torch.float64 else batch.values.float()
         if values.ndim == 2:
             values = values[:, None]  # [B, T] -> [B, 1, T]
-        return PaddedBatch(_audio(values), batch.lengths)
+        return PaddedBatch(checked_clips(values), batch.lengths)
 
 
 class RandomFlip(BatchTransform):
@@ -64,14 +74,14 @@ class RandomFlip(BatchTransform):
     """
 
     def __init__(self, p: float = 0.5, axis: FlipAxis = "channel") -> None:
-        self.p = _probability(p)
+        self.p = checked_probability(p)
         if axis not in get_args(FlipAxis):
             raise ValueError(f'axis is {axis!r}; it must be "channel" or "time".')
         self.axis = axis
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Flip the chosen clips, each within its length."""
-        values, lengths = _audio(batch.values), batch.lengths
+        values, lengths = checked_clips(batch.values), batch.lengths
         chosen = random.uniform() < self.p
         if not chosen.any() or (self.axis == "channel" and values.shape[1] == 1):
             return batch
@@ -81,8 +91,8 @@ class RandomFlip(BatchTransform):
             # abc..  ->  ..cba  ->  cba..
             padding = values.shape[-1] - lengths
             flipped = functional.pad(values.flip(-1), (0, int(padding.max())))
-            flipped = _windows(flipped, start=padding, samples=values.shape[-1])
-        return PaddedBatch(torch.where(_column(chosen, values), flipped, values), lengths)
+            flipped = windows(flipped, start=padding, samples=values.shape[-1])
+        return PaddedBatch(torch.where(column(chosen, values), flipped, values), lengths)
 
 
 class RandomScale(BatchTransform):
@@ -98,17 +108,17 @@ class RandomScale(BatchTransform):
     """
 
     def __init__(self, max_scale: float = 1.5) -> None:
-        if not _is_number(max_scale) or max_scale < 1:
+        if not is_number(max_scale) or max_scale < 1:
             raise ValueError(f"max_scale is {max_scale!r}; it must be a number, at least 1.")
         self.max_scale = max_scale
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Stretch each clip by its own factor."""
-        values = _audio(batch.values)
+        values = checked_clips(batch.values)
         factor = self.max_scale ** random.uniform(-1.0, 1.0)
         lengths = (batch.lengths * factor).long().clamp(min=1)
         factor = torch.where(lengths == batch.lengths, 1.0, factor)  # no stretching, as in torch
-        factor, last = (_to_device_of(values, number)[:, None] for number in (factor, batch.lengths - 1))
+        factor, last = (to_device_of(values, number)[:, None] for number in (factor, batch.lengths - 1))
 
         # Output sample j covers [j, j + 1] / factor of the clip: read the clip at the midpoint.
         position = torch.arange(int(lengths.max()), dtype=torch.float64, device=values.device)
@@ -117,7 +127,7 @@ class RandomScale(BatchTransform):
         right = torch.minimum(left + 1, last)
         weight = (position - left).to(values.dtype)[:, None]
         scaled = torch.lerp(_gather(values, left), _gather(values, right), weight)
-        return PaddedBatch(_zero_beyond_(scaled, lengths), lengths)
+        return PaddedBatch(zero_beyond_(scaled, lengths), lengths)
 
 
 class RandomPadding(BatchTransform):
@@ -133,12 +143,12 @@ class RandomPadding(BatchTransform):
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
-        self.out_len = _length(out_len)
+        self.out_len = checked_length(out_len=out_len)
         self.train = train
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Pad each clip that is shorter than `out_len`."""
-        values = _audio(batch.values)
+        values = checked_clips(batch.values)
         missing = (self.out_len - batch.lengths).clamp(min=0)
         left = random.integers(missing + 1) if self.train else missing // 2
         if not missing.any():
@@ -147,16 +157,16 @@ class RandomPadding(BatchTransform):
         samples = int(lengths.max())
 
         first, last = (
-            _windows(values, start=start, samples=1).mean(dim=1, keepdim=True)  # [B, 1, 1]
+            windows(values, start=start, samples=1).mean(dim=1, keepdim=True)  # [B, 1, 1]
             for start in (torch.zeros_like(lengths), batch.lengths - 1)
         )
         room = int(left.max())
         values = functional.pad(values, (room, samples - values.shape[-1]))
-        values = _windows(values, start=room - left, samples=samples)
+        values = windows(values, start=room - left, samples=samples)
         position = torch.arange(samples, device=values.device)
-        values = torch.where(position < _column(left, values), first, values)
-        values = torch.where(position >= _column(left + batch.lengths, values), last, values)
-        return PaddedBatch(_zero_beyond_(values, lengths), lengths)
+        values = torch.where(position < column(left, values), first, values)
+        values = torch.where(position >= column(left + batch.lengths, values), last, values)
+        return PaddedBatch(zero_beyond_(values, lengths), lengths)
 
 
 class RandomCrop(BatchTransform):
@@ -175,12 +185,12 @@ class RandomCrop(BatchTransform):
     """
 
     def __init__(self, out_len: int, train: bool = True) -> None:
-        self.out_len = _length(out_len)
+        self.out_len = checked_length(out_len=out_len)
         self.train = train
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Crop each clip that is longer than `out_len`."""
-        values = _audio(batch.values)
+        values = checked_clips(batch.values)
         excess = (batch.lengths - self.out_len).clamp(min=0)
         offset = random.integers(excess + 1) if self.train else excess // 2
         if not excess.any():
@@ -188,15 +198,15 @@ class RandomCrop(BatchTransform):
         lengths = batch.lengths - excess
 
         # A short clip equals its crop and its head, so the rule leaves it unchanged.
-        crop = _windows(values, start=offset, samples=self.out_len)
+        crop = windows(values, start=offset, samples=self.out_len)
         head = values[..., : self.out_len]
         half_std = _std(values, batch.lengths) / 2
         crop_std, head_std = _std(crop, lengths), _std(head, lengths)
         take_head = crop_std < half_std
         take_tail = take_head & (head_std < half_std) & (head_std > crop_std)
-        offset, tail = _to_device_of(values, offset), _to_device_of(values, excess)
+        offset, tail = to_device_of(values, offset), to_device_of(values, excess)
         offset = torch.where(take_tail, tail, torch.where(take_head, torch.zeros_like(offset), offset))
-        return PaddedBatch(_windows(values, start=offset, samples=self.out_len), lengths)
+        return PaddedBatch(windows(values, start=offset, samples=self.out_len), lengths)
 
 
 class RandomNoise(BatchTransform):
@@ -212,26 +222,22 @@ class RandomNoise(BatchTransform):
     """
 
     def __init__(self, snr_min_db: float = 10.0, snr_max_db: float = 120.0, *, p: float = 0.25) -> None:
-        for name, value in (("snr_min_db", snr_min_db), ("snr_max_db", snr_max_db)):
-            if not _is_number(value):
-                raise ValueError(f"{name} is {value!r}; it must be a finite number, in decibels.")
-        if snr_min_db > snr_max_db:
-            raise ValueError(f"snr_min_db is {snr_min_db}; it must not exceed snr_max_db, {snr_max_db}.")
+        check_range_db(snr_min_db=snr_min_db, snr_max_db=snr_max_db)
         self.snr_min_db = snr_min_db
         self.snr_max_db = snr_max_db
-        self.p = _probability(p)
+        self.p = checked_probability(p)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Add noise to the chosen clips."""
-        values = _audio(batch.values)
+        values = checked_clips(batch.values)
         chosen = (random.uniform() < self.p).nonzero()[:, 0]
         snr_db = random.uniform(self.snr_min_db, self.snr_max_db)[chosen]
         if len(chosen) == 0:
             return batch
-        rows = _to_device_of(values, chosen)
+        rows = to_device_of(values, chosen)
         clips = values[rows]
-        noise = _zero_beyond_(_white_noise(random.select(chosen), like=clips), batch.lengths[chosen])
-        snr_db = _to_device_of(values, snr_db.to(values.dtype))
+        noise = zero_beyond_(_white_noise(random.select(chosen), like=clips), batch.lengths[chosen])
+        snr_db = to_device_of(values, snr_db.to(values.dtype))
         noisy = add_noise(clips.flatten(1), noise.flatten(1), snr_db)  # [chosen, C*T]
         return PaddedBatch(values.index_copy(0, rows, noisy.view_as(clips)), batch.lengths)
 
@@ -243,63 +249,14 @@ def _white_noise(streams: SampleRandom, *, like: Tensor) -> Tensor:
     return torch.stack(noise, dim=1).to(like.dtype)
 
 
-def _audio(values: Tensor) -> Tensor:
-    if values.ndim != 3 or not values.is_floating_point():
-        raise ValueError(
-            f"values are {values.dtype} {list(values.shape)}; audio must be floating-point [C, T], or "
-            "[B, C, T] in a batch (see ToTensor1D)."
-        )
-    return values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _probability(p: float) -> float:
-    if not _is_number(p) or not 0 <= p <= 1:
-        raise ValueError(f"p is {p!r}; it must be between 0 and 1.")
-    return p
-
-
-def _length(out_len: object) -> int:
-    if not isinstance(out_len, int) or isinstance(out_len, bool) or out_len < 1:
-        raise ValueError(f"out_len is {out_len!r}; it must be a positive integer, in samples.")
-    return out_len
-
-
-def _windows(values: Tensor, *, start: Tensor, samples: int) -> Tensor:
-    """Cut a window `[B, C, samples]` that begins at `start`, int64 `[B]`, from each clip of `[B, C, T]`."""
-    rows = torch.arange(len(values), device=values.device)
-    return values.unfold(-1, samples, 1)[rows, :, _to_device_of(values, start)]
-
-
 def _gather(values: Tensor, index: Tensor) -> Tensor:
     """Gather `[B, C, N]` from `values`, `[B, C, T]`, at positions `index`, int64 `[B, N]`."""
     return values.gather(-1, index[:, None].expand(-1, values.shape[1], -1))
 
 
-def _to_device_of(values: Tensor, numbers: Tensor) -> Tensor:
-    """Copy one number per clip, `[B]`, to the device of `values` without blocking."""
-    return numbers.to(values.device, non_blocking=True)
-
-
-def _column(numbers: Tensor, values: Tensor) -> Tensor:
-    """Reshape one number per clip, `[B]`, to broadcast with `values`, `[B, C, T]`, on their device."""
-    return _to_device_of(values, numbers)[:, None, None]
-
-
-def _zero_beyond_(values: Tensor, lengths: Tensor) -> Tensor:
-    """Zero each clip beyond its length, in place."""
-    if int(lengths.min()) >= values.shape[-1]:  # saves a pass; the lengths are on the CPU
-        return values
-    position = torch.arange(values.shape[-1], device=values.device)
-    return values.masked_fill_(position >= _column(lengths, values), 0.0)
-
-
 def _std(values: Tensor, lengths: Tensor) -> Tensor:
     """Unbiased standard deviation `[B]` over each clip's channels and samples; NaN for a single value."""
-    count = _to_device_of(values, values.shape[1] * lengths).to(values.dtype)
+    count = to_device_of(values, values.shape[1] * lengths).to(values.dtype)
     mean = values.sum(dim=(1, 2)) / count
-    deviation = _zero_beyond_(values - mean[:, None, None], lengths)
+    deviation = zero_beyond_(values - mean[:, None, None], lengths)
     return torch.sqrt(deviation.square_().sum(dim=(1, 2)) / (count - 1))

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from ignite_trainer.api.batch import BatchTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
-from utils.transforms import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
+from utils.transforms import (
+    RandomCrop,
+    RandomFlip,
+    RandomGain,
+    RandomNoise,
+    RandomPadding,
+    RandomRoll,
+    RandomScale,
+    RandomSpeed,
+    ToTensor1D,
+)
 
 LENGTHS = [64, 1, 200, 7, 63, 65, 333, 64]
 TRANSFORMS: dict[str, BatchTransform] = {
@@ -25,6 +35,10 @@ TRANSFORMS: dict[str, BatchTransform] = {
     "crop": RandomCrop(64),
     "crop_central": RandomCrop(64, train=False),
     "noise": RandomNoise(0.0, 30.0, p=0.5),
+    "roll": RandomRoll(),
+    "roll_little": RandomRoll(20),
+    "gain": RandomGain(-6.0, 6.0, p=0.5),
+    "speed": RandomSpeed([0.9, 1.0, 1.1]),
 }
 every_transform = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 every_shape = pytest.mark.parametrize("channels", [1, 2])
@@ -121,7 +135,9 @@ def test_a_transform_called_alone_follows_torchs_seed(transform: BatchTransform)
         assert torch.equal(once, again)
 
 
-@pytest.mark.parametrize("name", ["flip_channel", "flip_time", "scale", "padding", "crop", "noise"])
+@pytest.mark.parametrize(
+    "name", ["flip_channel", "flip_time", "scale", "padding", "crop", "noise", "roll", "gain", "speed"]
+)
 def test_repeated_calls_differ(name: str) -> None:
     torch.manual_seed(0)
     sample = clips(2)[3] if name == "padding" else clips(2)[2]
@@ -146,11 +162,26 @@ def test_repeated_calls_differ(name: str) -> None:
             lambda: RandomNoise(10.0, float("inf")),
             "snr_max_db is inf; it must be a finite number, in decibels.",
         ),
+        (lambda: RandomRoll(0), "max_shift is 0; it must be a positive integer, in samples."),
+        (lambda: RandomGain(_any("1")), "min_db is '1'; it must be a finite number, in decibels."),
+        (lambda: RandomGain(3.0, -3.0), "min_db is 3.0; it must not exceed max_db, -3.0."),
+        (lambda: RandomGain(p=2), "p is 2; it must be between 0 and 1."),
+        (lambda: RandomSpeed([]), "speeds is empty; name at least one speed, such as 1.1."),
     ],
 )
 def test_arguments_are_checked(make: Callable[[], BatchTransform], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make()
+
+
+@pytest.mark.parametrize("speed", [0, -1.1, 1.005, 101, 0.001, "1", True, float("nan")])
+def test_speeds_must_be_small_fractions(speed: Any) -> None:
+    message = (
+        f"speeds contains {speed!r}; a speed must be a positive fraction with a numerator and a denominator "
+        "up to 100, such as 0.95 (19/20)."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        RandomSpeed([1.0, speed])
 
 
 def _any(value: Any) -> Any:
@@ -159,7 +190,7 @@ def _any(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("values", [torch.zeros(5), torch.zeros(1, 2, 5), torch.zeros(1, 5).short()])
-@pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise"])
+@pytest.mark.parametrize("name", ["flip_time", "scale", "padding", "crop", "noise", "roll", "gain", "speed"])
 def test_tensors_that_are_not_clips_are_refused(values: Tensor, name: str) -> None:
     with pytest.raises(
         ValueError, match=r"^values are torch\.\w+ \[.*\]; audio must be floating-point \[C, T\]"

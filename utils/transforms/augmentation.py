@@ -1,0 +1,148 @@
+"""Augmentation of audio clips beyond the published recipe: rolling, gain, and speed.
+
+As in `utils.transforms.audio`, every random decision comes from the sample's own stream, and the device is
+never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+import torch
+from torchaudio.transforms import Resample
+
+from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.randomness import SampleRandom
+from utils.transforms.clips import (
+    check_range_db,
+    checked_clips,
+    checked_length,
+    checked_probability,
+    column,
+    is_number,
+    to_device_of,
+    zero_beyond_,
+)
+
+_LARGEST_DENOMINATOR = 100  # a resampling filter for each numerator and denominator up to this is small
+
+
+class RandomRoll(BatchTransform):
+    """Shift clips in time, circularly within their length: what leaves one end enters at the other.
+
+        abcdefgh  ->  ghabcdef
+
+    The shift is uniform over the whole numbers from -`max_shift` to `max_shift`. PaSST (arXiv 2110.05069) and
+    EAT (arXiv 2204.11479) roll waveforms; PaSST's code uses a maximum of 50 samples.
+
+    Args:
+        max_shift: maximum shift, in samples; None for any shift.
+    """
+
+    def __init__(self, max_shift: int | None = None) -> None:
+        self.max_shift = None if max_shift is None else checked_length(max_shift=max_shift)
+
+    def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+        """Roll each clip by its own shift."""
+        values, lengths = checked_clips(batch.values), batch.lengths
+        if self.max_shift is None:
+            shifts = random.integers(lengths)
+        else:
+            limits = torch.full_like(lengths, 2 * self.max_shift + 1)
+            shifts = (random.integers(limits) - self.max_shift) % lengths
+        rolled = torch.zeros_like(values)
+        # Slices copy several times as fast as indices gather.
+        for row, (length, shift) in enumerate(zip(lengths.tolist(), shifts.tolist(), strict=True)):
+            rolled[row, :, shift:length] = values[row, :, : length - shift]
+            rolled[row, :, :shift] = values[row, :, length - shift : length]
+        return PaddedBatch(rolled, lengths)
+
+
+class RandomGain(BatchTransform):
+    """Amplify or attenuate clips by a gain that is uniformly distributed in decibels.
+
+    Values are not clipped, so they may exceed the range of 16-bit integers. Source: the code of PaSST
+    (arXiv 2110.05069), which draws whole decibels from -7 to 6.
+
+    Args:
+        min_db: minimum gain, in dB.
+        max_db: maximum gain, in dB.
+        p: probability of changing a clip, 0..1.
+    """
+
+    def __init__(self, min_db: float = -7.0, max_db: float = 7.0, *, p: float = 1.0) -> None:
+        check_range_db(min_db=min_db, max_db=max_db)
+        self.min_db = min_db
+        self.max_db = max_db
+        self.p = checked_probability(p)
+
+    def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+        """Multiply each chosen clip by its own factor."""
+        values = checked_clips(batch.values)
+        chosen = random.uniform() < self.p
+        gain_db = torch.where(chosen, random.uniform(self.min_db, self.max_db), 0.0)
+        factor = (10.0 ** (gain_db / 20)).to(values.dtype)
+        return PaddedBatch(values * column(factor, values), batch.lengths)
+
+
+class RandomSpeed(BatchTransform):
+    """Play clips at another speed, which also shifts their pitch, by band-limited resampling.
+
+    The speed is drawn from a list, each with equal probability. A clip with T samples becomes
+    `ceil(T / speed)` samples long. The result equals that of `torchaudio.functional.resample` with its
+    default filter, so nothing is aliased. `RandomScale` instead draws its factor from a continuous range and
+    interpolates linearly, which is what the published code does; this dampens high frequencies, and aliases
+    those that a faster clip can no longer represent.
+
+    Source: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015.
+
+    Args:
+        speeds: speeds to choose from, positive; 1.1 makes a clip shorter and higher. Each must be a fraction
+            with a numerator and a denominator up to 100, such as 0.95 = 19/20.
+    """
+
+    def __init__(self, speeds: Sequence[float] = (0.9, 1.0, 1.1)) -> None:
+        self.speeds = [_fraction(speed) for speed in speeds]
+        if not self.speeds:
+            raise ValueError("speeds is empty; name at least one speed, such as 1.1.")
+
+    def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
+        """Resample each clip by its own speed."""
+        values = checked_clips(batch.values)
+        choice = random.integers(torch.full_like(batch.lengths, len(self.speeds)))
+        up, down = (
+            torch.tensor([getattr(speed, part) for speed in self.speeds])[choice]
+            for part in ("denominator", "numerator")
+        )
+        lengths = (batch.lengths * up + down - 1) // down  # rounded up
+        # On a GPU, a float32 convolution may be rounded to TensorFloat-32.
+        precision = torch.float64 if values.is_cuda else values.dtype
+        result = values.new_zeros(*values.shape[:2], int(lengths.max()))
+        for number in choice.unique().tolist():
+            group = (choice == number).nonzero()[:, 0]
+            rows = to_device_of(values, group)
+            clips = values[rows, :, : int(batch.lengths[group].max())]
+            speed = self.speeds[number]
+            if speed != 1:
+                clips = _resampler(speed, clips.device, precision)(clips.to(precision)).to(values.dtype)
+            result[rows, :, : clips.shape[-1]] = clips
+        return PaddedBatch(zero_beyond_(result, lengths), lengths)
+
+
+def _fraction(speed: float) -> Fraction:
+    if is_number(speed) and speed > 0:
+        fraction = Fraction(speed).limit_denominator(_LARGEST_DENOMINATOR)
+        if fraction.numerator <= _LARGEST_DENOMINATOR and abs(fraction - Fraction(speed)) < 1e-9:
+            return fraction
+    raise ValueError(
+        f"speeds contains {speed!r}; a speed must be a positive fraction with a numerator and a denominator "
+        f"up to {_LARGEST_DENOMINATOR}, such as 0.95 (19/20)."
+    )
+
+
+@lru_cache
+def _resampler(speed: Fraction, device: torch.device, dtype: torch.dtype) -> Resample:
+    """Make the resampling filter on a device; the filter is computed in float64."""
+    return Resample(speed.numerator, speed.denominator, dtype=torch.float64).to(device, dtype)
