@@ -21,7 +21,8 @@ from .clip.towers import (
     recompute_transformers,
 )
 from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
-from .losses import Features, Logits, Positives, Reduction, pairwise_contrastive_loss, scaled_similarity
+from .losses import Features, Logits, Reduction, pairwise_contrastive_loss, scaled_similarity
+from .matches import Mixtures, Positives
 from .recompute import recompute
 from .weights.built_from import NOT_DESCRIBED, arguments_for
 from .weights.hub import HubLayout, is_hub_layout
@@ -353,6 +354,8 @@ class AudioCLIP(nn.Module, HubLayout):
         sample_weight: Tensor | None = None,
         positives: Positives = "diagonal",
         label_ids: Tensor | None = None,
+        mixtures: Mixtures | None = None,
+        label_smoothing: float = 0.0,
         reduction: Reduction = "factorial",
     ) -> Tensor | None:
         """Compute the contrastive loss plus the penalty; return None if there is no pair of modalities.
@@ -363,7 +366,13 @@ class AudioCLIP(nn.Module, HubLayout):
         if not pairs:
             return None
         loss = pairwise_contrastive_loss(
-            pairs, sample_weight=sample_weight, positives=positives, label_ids=label_ids, reduction=reduction
+            pairs,
+            sample_weight=sample_weight,
+            positives=positives,
+            label_ids=label_ids,
+            mixtures=mixtures,
+            label_smoothing=label_smoothing,
+            reduction=reduction,
         )
         return loss if penalty is None else loss + penalty
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.losses import label_ids_of, pairwise_contrastive_loss, sample_weights
+from model.matches import Matches, Mixtures
 
 
 def random_logits(count: int, batch: int = 5) -> list[Tensor]:
@@ -115,3 +116,90 @@ def test_label_ids_are_equal_only_for_equal_sets() -> None:
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pairwise_contrastive_loss(**arguments)  # type: ignore[arg-type]
+
+
+MIXED = Mixtures(
+    torch.tensor([[0, 1], [1, 0], [2, -1], [3, 9], [4, 2]]),
+    torch.tensor([[0.7, 0.3], [0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.75, 0.25]], dtype=torch.float64),
+)
+ROWS = [[0.7, 0.3, 0, 0, 0], [0.4, 0.6, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0.25, 0, 0.75]]
+"""Row 3 was mixed with a sample that is not in the batch."""
+
+
+def soft_loss(logits: Tensor, by_row: np.ndarray, by_column: np.ndarray) -> float:
+    """Cross-entropy with target distributions `[B, B]`, along rows plus along columns."""
+    matrix = logits.numpy()
+    rows = matrix - np.log(np.exp(matrix).sum(axis=1, keepdims=True))
+    columns = matrix - np.log(np.exp(matrix).sum(axis=0, keepdims=True))
+    return -float((by_row * rows + by_column * columns).sum()) / len(matrix)
+
+
+def test_a_mixture_matches_its_samples_by_their_shares() -> None:
+    logits = random_logits(2)
+    by_row = np.array(ROWS)
+    by_column = by_row / by_row.sum(axis=0)
+    # Column 0 has 0.7 of row 0 and 0.4 of row 1, column 2 all of row 2 and a quarter of row 4.
+    assert by_column[:, 0] == pytest.approx([7 / 11, 4 / 11, 0, 0, 0])
+    assert by_column[:, 2] == pytest.approx([0, 0, 0.8, 0, 0.2])
+    matches = Matches.of(torch.arange(5), MIXED)
+    np.testing.assert_allclose(matches.along_rows(slice(None)), by_row, atol=1e-15)
+    np.testing.assert_allclose(matches.along_columns(slice(None)), by_column, atol=1e-15)
+    expected = sum(soft_loss(pair, by_row, by_column) for pair in logits) / 2
+    assert pairwise_contrastive_loss(logits, mixtures=MIXED).item() == pytest.approx(expected)
+
+
+def test_a_mixture_matches_all_samples_with_the_labels_of_its_samples() -> None:
+    """Samples 0 and 2 have the same label; label 9 is not in the batch."""
+    ids = torch.tensor([7, 1, 7, 8, 2])
+    mixtures = Mixtures(torch.tensor([[7, 1], [1, 7], [7, 7], [8, 9], [2, 8]]), MIXED.weights)
+    by_row = np.array(
+        [[0.35, 0.3, 0.35, 0, 0], [0.2, 0.6, 0.2, 0, 0], [0.5, 0, 0.5, 0, 0], [0, 0, 0, 1, 0],
+         [0, 0, 0, 0.25, 0.75]]
+    )  # fmt: skip
+    by_column = by_row / by_row.sum(axis=0)
+    matches = Matches.of(ids, mixtures)
+    np.testing.assert_allclose(matches.along_rows(slice(1, 4)), by_row[1:4], atol=1e-15)
+    np.testing.assert_allclose(matches.along_columns(slice(1, 4)), by_column[:, 1:4], atol=1e-15)
+    (logits,) = random_logits(1)
+    loss = pairwise_contrastive_loss([logits], positives="same_label", label_ids=ids, mixtures=mixtures)
+    assert loss.item() == pytest.approx(soft_loss(logits, by_row, by_column))
+
+
+def test_targets_of_random_mixtures_sum_to_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randint(0, 12, (40, 3), generator=generator)
+    ids = mixed[:, 0]
+    mixtures = Mixtures(mixed, torch.rand(40, 3, generator=generator, dtype=torch.float64))
+    matches = Matches.of(ids, mixtures)
+    ones = torch.ones(40, dtype=torch.float64)
+    torch.testing.assert_close(matches.along_rows(slice(None)).sum(dim=1), ones)
+    torch.testing.assert_close(matches.along_columns(slice(None)).sum(dim=0), ones)
+
+
+def test_a_sample_without_a_share_in_any_row_matches_nothing() -> None:
+    matches = Matches.of(torch.arange(2), Mixtures(torch.tensor([[0, 1], [1, 0]]), torch.eye(2)))
+    assert matches.along_rows(slice(None)).tolist() == [[1, 0], [1, 0]]
+    assert matches.along_columns(slice(None)).tolist() == [[0.5, 0], [0.5, 0]]
+    # Its mixture has only a sample that is not in the batch.
+    matches = Matches.of(torch.arange(1), Mixtures(torch.tensor([[0, 5]]), torch.tensor([[0.0, 1.0]])))
+    assert matches.along_rows(slice(None)).tolist() == [[1]]
+
+
+@pytest.mark.parametrize("mixtures", [None, MIXED])
+def test_smoothed_targets_are_partly_uniform(mixtures: Mixtures | None) -> None:
+    logits = random_logits(1)
+    by_row = np.eye(5) if mixtures is None else np.array(ROWS)
+    by_row, by_column = (0.9 * targets + 0.1 / 5 for targets in (by_row, by_row / by_row.sum(axis=0)))
+    assert by_row.sum(axis=1) == pytest.approx(np.ones(5))
+    assert by_column.sum(axis=0) == pytest.approx(np.ones(5))
+    loss = pairwise_contrastive_loss(logits, mixtures=mixtures, label_smoothing=0.1)
+    assert loss.item() == pytest.approx(soft_loss(logits[0], by_row, by_column))
+
+
+def test_smoothing_equals_torchs() -> None:
+    (logits,) = random_logits(1)
+    target = torch.arange(5)
+    expected = sum(
+        torch.nn.functional.cross_entropy(x, target, label_smoothing=0.2) for x in (logits, logits.T)
+    )
+    torch.testing.assert_close(pairwise_contrastive_loss([logits], label_smoothing=0.2), expected)

@@ -15,16 +15,12 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput
 from model.audioclip import AudioCLIP
 from model.embedding import WindowedEmbedding, encode_clips
 from model.interfaces import AudioTextModel, ThreeModalityModel
-from model.losses import (
-    Positives,
-    Reduction,
-    label_ids_of,
-    normalised,
-    sample_weights,
-)
+from model.losses import Reduction, label_ids_of, normalised, sample_weights
+from model.matches import Positives
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
+from utils.tasks.mixing import mixtures_of, own_values, weights_of
 from utils.tasks.prompts import Prompts
 
 
@@ -40,7 +36,13 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
     gives_features = True
 
     def __init__(
-        self, prompts: Prompts, *, positives: Positives, reduction: Reduction, window_samples: int | None
+        self,
+        prompts: Prompts,
+        *,
+        positives: Positives,
+        reduction: Reduction,
+        label_smoothing: float,
+        window_samples: int | None,
     ) -> None:
         for name, value, allowed in (
             ("positives", positives, get_args(Positives)),
@@ -48,11 +50,14 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         ):
             if value not in allowed:
                 raise ValueError(f'{name} is "{value}"; allowed: {", ".join(allowed)}.')
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; it must be at least 0 and less than 1.")
         if window_samples is not None and window_samples < 1:
             raise ValueError(f"window_samples is {window_samples}; it must be positive, or null.")
         self._prompts = prompts
         self._positives: Positives = positives
         self._reduction: Reduction = reduction
+        self._label_smoothing = label_smoothing
         self._window_samples = window_samples
         self.takes_unequal_lengths = window_samples is not None
         self._classes = Classes([])
@@ -158,7 +163,8 @@ class AudioTextContrastive(ContrastiveTask):
     texts, or `sigmoid(cosine - 0.5)` for a multilabel model. Without training, this is zero-shot
     classification.
 
-    While the text tower is frozen, each text is encoded once per run.
+    While the text tower is frozen, each text is encoded once per run. If a transform mixes samples, audio
+    matches the texts of all samples in its mixture, weighted by their shares.
 
     Args:
         template: prompt template, with `{}` where the labels go. The embeddings of several templates are
@@ -167,6 +173,8 @@ class AudioTextContrastive(ContrastiveTask):
             published; "same_label" makes them all positives.
         reduction: reduction of the loss over pairs of modalities: "factorial", as published, or "mean", which
             is the same for a single pair.
+        label_smoothing: share of the uniform distribution over the batch in the target distributions, at
+            least 0 and less than 1 (arXiv 1512.00567).
         class_weights: weight of each class, by name; a sample's weight is the sum over its labels. None for
             equal weights.
         class_texts: texts that replace class names, such as {"can opening": "opening a can"}.
@@ -180,12 +188,19 @@ class AudioTextContrastive(ContrastiveTask):
         *,
         positives: Positives = "diagonal",
         reduction: Reduction = "factorial",
+        label_smoothing: float = 0.0,
         class_weights: Mapping[str, float] | None = None,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
         prompts = Prompts(template, class_texts)
-        super().__init__(prompts, positives=positives, reduction=reduction, window_samples=window_samples)
+        super().__init__(
+            prompts,
+            positives=positives,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            window_samples=window_samples,
+        )
         self._class_weights = class_weights
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
@@ -252,12 +267,13 @@ class AudioTextContrastive(ContrastiveTask):
     def _embed(self, model: AudioCLIP, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
         features, penalty = model.encode_audio_with_penalty(batch.audio)
         audio = normalised(features)
-        return {"audio": audio, "text": self._prompts.encode(model, batch.labels)}, penalty
+        return {"audio": audio, "text": self._prompts.encode(model, own_values(batch.labels))}, penalty
 
     def _compare(
         self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, *, penalty: Tensor
     ) -> StepOutput:
-        weights = sample_weights(batch.labels, self._class_weights) if self._class_weights else None
+        weights = weights_of(batch.labels, self._class_weights) if self._class_weights else None
+        same_label = self._positives == "same_label"
         with record_function("step/loss"):
             logits = model.logits(audio_features=embeddings["audio"], text_features=embeddings["text"])
             loss = model.loss(
@@ -265,7 +281,9 @@ class AudioTextContrastive(ContrastiveTask):
                 penalty=penalty,
                 sample_weight=weights,
                 positives=self._positives,
-                label_ids=label_ids_of(batch.labels) if self._positives == "same_label" else None,
+                label_ids=label_ids_of(own_values(batch.labels)) if same_label else None,
+                mixtures=mixtures_of(batch.labels, by_label=same_label),
+                label_smoothing=self._label_smoothing,
                 reduction=self._reduction,
             )
         assert logits.audio_text is not None

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch, field_values, rows_with_field
+from ignite_trainer.api.batch import Mixed, PaddedBatch, PartialBatch, field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
 from model.interfaces import AudioTextModel, ThreeModalityModel
-from model.losses import Positives, Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
+from model.losses import Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
+from model.matches import Mixtures, Positives
 from utils.datasets.sample import Listing
 from utils.tasks.contrastive import ContrastiveTask
 from utils.tasks.labels import SEVERAL, Classes, check_labels, check_rate, check_samples
+from utils.tasks.mixing import mixtures_of, own_values
 from utils.tasks.prompts import Prompts
 
 Modality = Literal["audio", "image", "text"]
@@ -38,8 +40,9 @@ class Contrastive(ContrastiveTask):
     that have both. The loss of a batch is the mean over its pairs, plus the wavelet-norm penalty if the batch
     has audio. A sample's text is its caption; without a caption, its labels are joined with ", " and put into
     the template. If a sample has several captions, training draws one of them for each epoch, and evaluation
-    embeds them all. A text too long for the text tower is shortened. The protocol's `Parameters` section
-    decides which towers learn.
+    embeds them all. If a transform mixes samples, audio matches the images and texts of all samples in its
+    mixture, weighted by their shares; images and texts stay unmixed. A text too long for the text tower is
+    shortened. The protocol's `Parameters` section decides which towers learn.
 
     In evaluation, class scores are computed as in `AudioTextContrastive`, from a sample's audio, or otherwise
     from its image, or from its text. If the data have no classes, a sample's only score is the mean cosine
@@ -53,6 +56,8 @@ class Contrastive(ContrastiveTask):
             "same_label" makes samples with the same set of labels, or otherwise the same text, all positives.
         reduction: reduction of the loss over n pairs of modalities: "mean", or, as published, "factorial":
             the sum divided by n!.
+        label_smoothing: share of the uniform distribution over a pair's samples in the target distributions,
+            at least 0 and less than 1 (arXiv 1512.00567).
         class_texts: texts that replace class names, by class name.
         window_samples: window length in evaluation, in samples. The features of longer clips are averaged
             over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
@@ -65,11 +70,18 @@ class Contrastive(ContrastiveTask):
         modalities: Sequence[Modality] = MODALITIES,
         positives: Positives = "diagonal",
         reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
     ) -> None:
         prompts = Prompts(template, class_texts, shorten=True)
-        super().__init__(prompts, positives=positives, reduction=reduction, window_samples=window_samples)
+        super().__init__(
+            prompts,
+            positives=positives,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            window_samples=window_samples,
+        )
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
                 f"modalities is {modalities}; it must contain two or three of {', '.join(MODALITIES)}."
@@ -219,9 +231,15 @@ class Contrastive(ContrastiveTask):
                 }
                 (logits,) = (found for found in model.logits(**features) if found is not None)
                 same_label = self._positives == "same_label"
-                label_ids = label_ids_of(given.identities(rows)) if same_label else None
-                loss = pairwise_contrastive_loss([logits], positives=self._positives, label_ids=label_ids)
-                losses.append(loss)
+                losses.append(
+                    pairwise_contrastive_loss(
+                        [logits],
+                        positives=self._positives,
+                        label_ids=label_ids_of(given.identities(rows)) if same_label else None,
+                        mixtures=given.mixtures(rows, by_label=same_label) if pair[0] == "audio" else None,
+                        label_smoothing=self._label_smoothing,
+                    )
+                )
                 scores = logits.detach() if scores is None else scores
             # A batch without a pair gets a zero gradient.
             loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
@@ -243,6 +261,7 @@ class _Given(NamedTuple):
         image: images of the samples that have an image, `[n, 3, H, W]`; None without any image.
         texts: captions, or lists of labels of samples without a caption.
         labels: labels of each sample; may be empty.
+        mixed: labels and captions of the samples in each row's mixture; empty if samples are not mixed.
     """
 
     samples: int
@@ -251,6 +270,7 @@ class _Given(NamedTuple):
     image: Any
     texts: list[str | Sequence[str]]
     labels: list[Sequence[str]]
+    mixed: list[Mixed]
 
     @classmethod
     def of(cls, batch: Any, modalities: frozenset[str], *, several_captions: bool = False) -> _Given:
@@ -261,11 +281,14 @@ class _Given(NamedTuple):
         """
         count = max(map(_reach, batch))
         labels: list[Sequence[str]] = [()] * count
-        for row, of_sample in _by_row(batch.labels, count):
-            labels[row] = of_sample
+        label_rows, text_rows = (
+            dict(_by_row(getattr(batch, name, None), count)) for name in ("labels", "text")
+        )
+        for row, of_sample in zip(label_rows, own_values(label_rows.values()), strict=True):
+            labels[row] = of_sample or ()
         captions = {
-            row: [text] if isinstance(text, str) else list(text)
-            for row, text in _by_row(getattr(batch, "text", None), count)
+            row: [text] if isinstance(text, str) else list(text or ())
+            for row, text in zip(text_rows, own_values(text_rows.values()), strict=True)
         }
         if not several_captions and (most := max(map(len, captions.values()), default=0)) > 1:
             raise ValueError(
@@ -284,6 +307,7 @@ class _Given(NamedTuple):
             field_values(batch.image) if "image" in modalities else None,
             [text for _, text in texts] if "text" in modalities else [],
             labels,
+            _mixed(label_rows, text_rows if "text" in modalities else {}, count),
         )
 
     def shared(self, first: str, second: str) -> Tensor:
@@ -292,11 +316,44 @@ class _Given(NamedTuple):
 
     def identities(self, rows: Tensor) -> list[Sequence[str]]:
         """Return keys that equal samples share: the labels, or else the text, or else the sample's index."""
+        if self.mixed:
+            return own_values(self._mixed_identities(rows))
         texts = dict(zip(self.rows["text"].tolist(), self.texts, strict=True)) if self.texts else {}
+        return [_identity(self.labels[row], texts.get(row), row) for row in rows.tolist()]
+
+    def mixtures(self, rows: Tensor, *, by_label: bool) -> Mixtures | None:
+        """Return the mixtures in some rows, see `utils.tasks.mixing.mixtures_of`; None without mixing."""
+        return mixtures_of(self._mixed_identities(rows), by_label=by_label) if self.mixed else None
+
+    def _mixed_identities(self, rows: Tensor) -> list[Mixed]:
+        mixed = [self.mixed[row] for row in rows.tolist()]
         return [
-            self.labels[row] or ([f"text: {texts[row]}"] if row in texts else [f"sample: {row}"])
-            for row in rows.tolist()
+            row._replace(
+                values=tuple(
+                    _identity(labels, text, sample)
+                    for (labels, text), sample in zip(row.values, row.samples, strict=True)
+                )
+            )
+            for row in mixed
         ]
+
+
+def _mixed(labels: Mapping[int, Any], texts: Mapping[int, Any], count: int) -> list[Mixed]:
+    """Pair the labels and the caption of each sample in each row's mixture; empty without mixtures."""
+    fields = [field for field in (labels, texts) if isinstance(next(iter(field.values()), None), Mixed)]
+    if not fields:
+        return []
+    rows = []
+    for row in range(count):
+        known = next((field[row] for field in fields if row in field), Mixed((None,), (1.0,), (-1 - row,)))
+        absent = [None] * len(known.samples)
+        values = [field[row].values if row in field else absent for field in (labels, texts)]
+        rows.append(known._replace(values=tuple(zip(*values, strict=True))))
+    return rows
+
+
+def _identity(labels: Sequence[str] | None, text: Any, sample: int) -> Sequence[str]:
+    return labels or ([f"text: {text}"] if text else [f"sample: {sample}"])
 
 
 def _reach(field: Any) -> int:
