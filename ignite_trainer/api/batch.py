@@ -121,6 +121,34 @@ class BatchTransform(ABC):
         return batch.values[0, ..., : int(batch.lengths[0])]
 
 
+class MixingTransform(ABC):
+    """A transform that mixes samples with each other, two at a time; for training only.
+
+    Samples 2k and 2k+1 of a batch are partners. If the batch of each process is even, the partners do not
+    depend on the batch size and the number of processes: they are neighbours in the epoch's order. A sample
+    stays as it is if its partner is unreadable or lacks the field, or if only one of them has a list field.
+
+    All transforms that take single samples must come before it. When it has acted, every value of the list
+    fields, such as labels, is `Mixed`.
+    """
+
+    @abstractmethod
+    def __call__(
+        self, batch: PaddedBatch, partners: Tensor, random: SampleRandom
+    ) -> tuple[PaddedBatch, Tensor]:
+        """Mix each sample with its partner, by its own random numbers; do not modify `batch`.
+
+        Args:
+            batch: samples of one field, `[B, ..., L]`.
+            partners: row of each sample's partner, int64 `[B]`, on the CPU; its own row if it has none.
+            random: streams of the samples.
+
+        Returns:
+            Mixtures, and the share of each sample in its mixture, float64 `[B]`, on the CPU: 1 for a sample
+            that stays as it is, which every sample without a partner does.
+        """
+
+
 def collate(samples: Sequence[Any]) -> Any:
     """Collate samples into one batch; its type is that of a sample (tuple, named tuple or list).
 

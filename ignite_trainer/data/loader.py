@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import methodcaller
 from typing import Any, NamedTuple
 
@@ -14,15 +15,22 @@ from torch import Tensor
 from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from ignite_trainer.api.batch import BatchTransform, PaddedBatch, PartialBatch, collate, rebuild
+from ignite_trainer.api.batch import (
+    BatchTransform,
+    MixingTransform,
+    PaddedBatch,
+    PartialBatch,
+    rebuild,
+    slice_batch,
+)
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.self_description import look_at, sample_name
 from ignite_trainer.api.streamed import Streamed
+from ignite_trainer.data.mixing import check_fields, mix, partner_of
 from ignite_trainer.data.samples import (
     LoadedBatch,
     PlacedTransform,
     TransformedSamples,
-    Unreadable,
     UnreadableSamples,
     collate_read,
     first_readable,
@@ -119,8 +127,12 @@ class SplitLoader:
             for position, transform in enumerate(transforms)
         ]
         on_device = len(steps)
-        while on_device and isinstance(steps[on_device - 1][2], BatchTransform):
+        while on_device and isinstance(steps[on_device - 1][2], BatchTransform | MixingTransform):
             on_device -= 1
+        mixing = [transform for transform in transforms if isinstance(transform.apply, MixingTransform)]
+        for transform in mixing:
+            check_fields(dataset, where=transform.where)
+        self._mixes = bool(mixing)
         self._sample_steps = steps[:on_device]
         self._batch_steps = steps[on_device:]
         self._workers = min(workers, _processors())
@@ -174,11 +186,25 @@ class SplitLoader:
         """
         steps = self._sample_steps if transformed else []
         samples = TransformedSamples(self.dataset, steps, self._seed, self._draws)
-        _, sample = samples.load((epoch, index), lambda: look_at(self.dataset, index))
-        if isinstance(sample, Unreadable):
-            raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {sample.error}")
-        read = LoadedBatch(torch.tensor([index]), self._to_device(collate([sample])), [])
-        return self._finish(read, epoch, self._batch_steps if transformed else []).sample
+        partner = self._partner(index, epoch) if transformed else None
+        read = collate_read(
+            [
+                samples.load((epoch, position), partial(look_at, self.dataset, position))
+                for position in (index, partner)
+                if position is not None
+            ]
+        )
+        if index in (errors := dict(read.failed)):
+            raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {errors[index]}")
+        read = read._replace(sample=self._to_device(read.sample))
+        return self._finish(read, epoch, self._batch_steps if transformed else [], rows=slice(0, 1)).sample
+
+    def _partner(self, index: int, epoch: int) -> int | None:
+        """Return the sample that a sample is mixed with in an epoch, or None."""
+        if not self._mixes:
+            return None
+        order = (self._streamed or self._order).indices(epoch)
+        return partner_of(index, order, batch_size=self._order.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._order.epoch = self._epoch
@@ -244,17 +270,26 @@ class SplitLoader:
         send = methodcaller("to", self._device, non_blocking=True)
         return rebuild(sample, [on_tensor(field, send) for field in sample])
 
-    def _finish(self, read: LoadedBatch, epoch: int, steps: Sequence[PlacedTransform]) -> Batch:
-        """Apply the transforms that take whole batches."""
+    def _finish(
+        self, read: LoadedBatch, epoch: int, steps: Sequence[PlacedTransform], rows: slice | None = None
+    ) -> Batch:
+        """Apply the transforms that take whole batches; return the given rows, by default all."""
         if read.sample is None:
             return Batch(read.indices, None)
         random = SampleRandom.of(seed=self._seed, epoch=epoch, indices=read.indices)
         fields = list(read.sample)
         with record_function("step/augmentation"):
             for index, position, transform in steps:
-                fields[index] = _transformed(fields[index], transform, random.stream(position))
-        fields = [_unpad(field, unequal_lengths=self._unequal_lengths) for field in fields]
-        return Batch(read.indices, rebuild(read.sample, fields))
+                streams = random.stream(position)
+                if isinstance(transform, MixingTransform):
+                    fields = mix(fields, index, transform, streams, read)
+                else:
+                    fields[index] = _transformed(fields[index], transform, streams)
+        sample = rebuild(read.sample, fields)
+        if rows is not None:
+            read, sample = read._replace(indices=read.indices[rows]), slice_batch(sample, rows)
+        fields = [_unpad(field, unequal_lengths=self._unequal_lengths) for field in sample]
+        return Batch(read.indices, rebuild(sample, fields))
 
 
 def _processors() -> int:

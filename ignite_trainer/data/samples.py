@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,11 +43,13 @@ class LoadedBatch(NamedTuple):
         indices: positions of the readable samples in the data set, int64 `[B]`.
         sample: the readable samples, collated; None if there are none.
         failed: the unreadable samples.
+        places: positions of the readable samples in the batch as planned, ascending.
     """
 
     indices: Tensor
     sample: Any
     failed: list[Unreadable]
+    places: Sequence[int]
 
 
 @dataclass(eq=False)
@@ -93,24 +95,26 @@ class TransformedSamples(Dataset[Any]):
 def collate_read(items: list[tuple[int, Any]]) -> LoadedBatch:
     """Collate the readable samples among items of `TransformedSamples`."""
     failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
-    read = [(index, sample) for index, sample in items if not isinstance(sample, Unreadable)]
-    samples = collate([sample for _, sample in read]) if read else None
-    return LoadedBatch(torch.tensor([index for index, _ in read], dtype=torch.int64), samples, failed)
+    places = [place for place, (_, sample) in enumerate(items) if not isinstance(sample, Unreadable)]
+    samples = collate([items[place][1] for place in places]) if places else None
+    indices = torch.tensor([items[place][0] for place in places], dtype=torch.int64)
+    return LoadedBatch(indices, samples, failed, places)
 
 
 def read_readable(source: Any, indices: list[int]) -> LoadedBatch:
     """Read a batch, dropping unreadable samples."""
     try:
-        return LoadedBatch(torch.tensor(indices), source.read_batch(indices), [])
+        return LoadedBatch(torch.tensor(indices), source.read_batch(indices), [], range(len(indices)))
     except Exception as error:
         as_unreadable(error, indices[0])  # re-raises bugs
         single = [attempt(partial(source.read_batch, [index]), index) for index in indices]
         failed = [batch for batch in single if isinstance(batch, Unreadable)]
         if not failed:  # every sample is readable, but the batch is not
             raise
-    readable = [index for index in indices if index not in dict(failed)]
+    places = [place for place, index in enumerate(indices) if index not in dict(failed)]
+    readable = [indices[place] for place in places]
     sample = source.read_batch(readable) if readable else None
-    return LoadedBatch(torch.tensor(readable, dtype=torch.int64), sample, failed)
+    return LoadedBatch(torch.tensor(readable, dtype=torch.int64), sample, failed, places)
 
 
 def attempt(read: Callable[[], Any], index: int) -> Any:

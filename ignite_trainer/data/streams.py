@@ -67,11 +67,16 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return math.ceil(self._used / self.batch_size)
 
+    def indices(self, epoch: int) -> list[int]:
+        """Return the samples of a whole epoch in order."""
+        if not self.shuffle:
+            return list(range(self.count))
+        key = _order_key(seed=self.seed, epoch=epoch)
+        order: list[int] = torch.randperm(self.count, generator=torch.Generator().manual_seed(key)).tolist()
+        return order
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = list(range(self.count))
-        if self.shuffle:
-            key = _order_key(seed=self.seed, epoch=self.epoch)
-            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(key)).tolist()
+        order = self.indices(self.epoch)
         for start, stop in self._parts(rank())[self.start :]:
             yield [(self.epoch, index) for index in order[start:stop]]
 
@@ -174,7 +179,7 @@ class StreamedBatches(Dataset[LoadedBatch]):
             for _, stream in self._open.values():
                 _close(stream)
             self._open = {}
-            self._epoch, self._order = epoch, self._draw(epoch)
+            self._epoch, self._order = epoch, self.indices(epoch)
         start, end = self.plan.span(number)
         indices = self._order[start:end]
         items = self._load(indices, self._lane(number))
@@ -187,7 +192,8 @@ class StreamedBatches(Dataset[LoadedBatch]):
             items += self._load_readable(others, count=len(indices))
         return collate_read(items)
 
-    def _draw(self, epoch: int) -> Indices:
+    def indices(self, epoch: int) -> Indices:
+        """Return the samples of a whole epoch in order."""
         key = _order_key(seed=self.seed, epoch=epoch) if self.shuffle else None
         order = self.dataset.epoch_order(key)
         if len(order) != len(self.dataset):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from ignite_trainer.api.batch import BatchTransform, MixingTransform
 from ignite_trainer.api.evaluation import Evaluation
 from ignite_trainer.api.reporter import SPLIT_NAMES, Split
 from ignite_trainer.api.self_description import hold_nothing_out, to_hold_out
@@ -110,7 +111,7 @@ def build_transforms(blueprint: Blueprint) -> dict[Literal["train", "test"], lis
             for make, spec, where in zip(blueprint.transforms, specs, places, strict=True)
         )
     )
-    return {
+    transforms: dict[Literal["train", "test"], list[FieldTransform]] = {
         split: [
             FieldTransform(apply=apply, field=spec.field, where=where)
             for apply, spec, where in zip(made, specs, places, strict=True)
@@ -118,12 +119,15 @@ def build_transforms(blueprint: Blueprint) -> dict[Literal["train", "test"], lis
         ]
         for split in _BUILT_SPLITS
     }
+    _check_mixing(transforms)
+    return transforms
 
 
 def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torch.device) -> Loaders:
     """Build the loaders; raise a ProtocolError if the training split is smaller than a batch."""
     setup, faults, datasets = blueprint.protocol.setup, blueprint.protocol.faults, built.datasets
     require_a_batch(blueprint, len(datasets["train"]))
+    require_even_parts(blueprint, built.transforms["train"])
     max_unreadable = faults.unreadable_at_most if faults.unreadable == "skip" else None
     # A split's two loaders share these.
     batches = {split: batches_of(dataset, device) for split, dataset in datasets.items()}
@@ -165,11 +169,46 @@ def require_a_batch(blueprint: Blueprint, samples: int) -> None:
         )
 
 
+def require_even_parts(blueprint: Blueprint, transforms: Sequence[FieldTransform]) -> None:
+    """Raise a ProtocolError if a transform mixes pairs of samples that several processes would share."""
+    setup, processes = blueprint.protocol.setup, world_size()
+    batch = setup.batch_of_all(processes, train=True)
+    if setup.epochs and processes > 1 and batch % (2 * processes):
+        for transform in transforms:
+            if isinstance(transform.apply, MixingTransform):
+                raise ProtocolError(
+                    f"{transform.where} mixes pairs of samples, but {processes} processes share batches of "
+                    f"{batch}; each needs an even number of samples. Set the batch size with -b accordingly."
+                )
+
+
 def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
     """Return a copy with the largest training batch that `samples` can fill; None if that is below 2."""
     setup = blueprint.protocol.setup
     largest = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
     return blueprint.with_setup(batch_train=largest) if largest > 1 else None
+
+
+def _check_mixing(transforms: Mapping[Literal["train", "test"], Sequence[FieldTransform]]) -> None:
+    """Raise a ProtocolError if transforms that mix samples stand where they must not."""
+    problems = [
+        f'{transform.where} mixes samples, which only training may do; add "test": false to it.'
+        for transform in transforms["test"]
+        if isinstance(transform.apply, MixingTransform)
+    ]
+    mixing: FieldTransform | None = None
+    for transform in transforms["train"]:
+        if isinstance(transform.apply, MixingTransform):
+            if mixing:
+                problems.append(f"{transform.where} and {mixing.where} both mix samples; remove one of them.")
+            mixing = transform
+        elif mixing and not isinstance(transform.apply, BatchTransform):
+            problems.append(
+                f"{mixing.where} mixes samples, so it must come after {transform.where}, which takes single "
+                "samples."
+            )
+    if problems:
+        raise ProtocolError(problems)
 
 
 def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:

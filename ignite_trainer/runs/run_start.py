@@ -21,6 +21,7 @@ from ignite_trainer.api.self_description import (
     sample_name,
 )
 from ignite_trainer.data.loader import SplitLoader
+from ignite_trainer.data.mixing import mixtures
 from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.support.distributed import world_size
@@ -146,12 +147,15 @@ class RunGallery(Gallery):
 
     def _portrait(self, loader: SplitLoader, position: int, *, transformed: bool) -> Portrait:
         task, model, dataset = self._parts.task, self._parts.model, loader.dataset
+        facts = dict(record(dataset, position))
 
         def show() -> Sequence[Exhibit]:
-            return task.portray_sample(model, loader.one(position, epoch=1, transformed=transformed))
+            sample = loader.one(position, epoch=1, transformed=transformed)
+            facts.update(mixtures(sample))
+            return task.portray_sample(model, sample)
 
         exhibits = self._shown(sample_name(dataset, position), show)
-        return Portrait(record=record(dataset, position), exhibits=exhibits)
+        return Portrait(record=facts, exhibits=exhibits)
 
     def _shown(self, what: str, show: Callable[[], Sequence[Exhibit]]) -> Sequence[Exhibit]:
         try:

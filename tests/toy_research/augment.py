@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.batch import BatchTransform, MixingTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
 
 
@@ -40,6 +40,23 @@ class Hiss(BatchTransform):
         noise = self._level * random.normal(longest, device=batch.values.device)
         noise = noise * (torch.arange(longest) < batch.lengths[:, None])
         return batch._replace(values=batch.values + noise[:, None])
+
+
+class Blend(MixingTransform):
+    """Mixes a sample with its partner by a share between a half and 1."""
+
+    def __init__(self, *, p: float = 1.0) -> None:
+        self._p = p
+
+    def __call__(
+        self, batch: PaddedBatch, partners: Tensor, random: SampleRandom
+    ) -> tuple[PaddedBatch, Tensor]:
+        chosen = (random.uniform() < self._p) & (partners != torch.arange(len(partners)))
+        share = torch.where(chosen, random.uniform(0.5, 1.0), 1.0)
+        own = share.to(batch.values.dtype).reshape(-1, *[1] * (batch.values.ndim - 1))
+        mixed = batch.values * own + batch.values[partners] * (1 - own)
+        lengths = torch.where(chosen, torch.maximum(batch.lengths, batch.lengths[partners]), batch.lengths)
+        return PaddedBatch(mixed, lengths), share
 
 
 class GlobalHiss:

@@ -1,11 +1,12 @@
 """Transforms of audio clips and images, for a protocol's `Transforms` section."""
 
 from utils.transforms.audio import RandomCrop, RandomFlip, RandomNoise, RandomPadding, RandomScale, ToTensor1D
-from utils.transforms.augmentation import RandomGain, RandomRoll, RandomSpeed
+from utils.transforms.augmentation import Mixup, RandomGain, RandomRoll, RandomSpeed
 from utils.transforms.image import FitImage, NormaliseImage, OneImage, RandomImageCrop, RandomImageFlip
 
 __all__ = [
     "FitImage",
+    "Mixup",
     "NormaliseImage",
     "OneImage",
     "RandomCrop",

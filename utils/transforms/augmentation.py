@@ -1,4 +1,4 @@
-"""Augmentation of audio clips beyond the published recipe: rolling, gain, and speed.
+"""Augmentation of audio clips beyond the published recipe: rolling, gain, speed, and mixing.
 
 As in `utils.transforms.audio`, every random decision comes from the sample's own stream, and the device is
 never waited for.
@@ -11,9 +11,12 @@ from fractions import Fraction
 from functools import lru_cache
 
 import torch
+from scipy.special import betaincinv
+from torch import Tensor
+from torch.nn import functional
 from torchaudio.transforms import Resample
 
-from ignite_trainer.api.batch import BatchTransform, PaddedBatch
+from ignite_trainer.api.batch import BatchTransform, MixingTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
 from utils.transforms.clips import (
     check_range_db,
@@ -26,6 +29,7 @@ from utils.transforms.clips import (
     zero_beyond_,
 )
 
+_LEVEL_WINDOW = 4096
 _LARGEST_DENOMINATOR = 100  # a resampling filter for each numerator and denominator up to this is small
 
 
@@ -39,9 +43,11 @@ class RandomRoll(BatchTransform):
 
     Args:
         max_shift: maximum shift, in samples; None for any shift.
+        p: probability of rolling a clip, 0..1.
     """
 
-    def __init__(self, max_shift: int | None = None) -> None:
+    def __init__(self, max_shift: int | None = None, *, p: float = 1.0) -> None:
+        self.p = checked_probability(p)
         self.max_shift = None if max_shift is None else checked_length(max_shift=max_shift)
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
@@ -52,6 +58,7 @@ class RandomRoll(BatchTransform):
         else:
             limits = torch.full_like(lengths, 2 * self.max_shift + 1)
             shifts = (random.integers(limits) - self.max_shift) % lengths
+        shifts = torch.where(random.uniform() < self.p, shifts, 0)
         rolled = torch.zeros_like(values)
         # Slices copy several times as fast as indices gather.
         for row, (length, shift) in enumerate(zip(lengths.tolist(), shifts.tolist(), strict=True)):
@@ -131,6 +138,61 @@ class RandomSpeed(BatchTransform):
         return PaddedBatch(zero_beyond_(result, lengths), lengths)
 
 
+class Mixup(MixingTransform):
+    """Mix each chosen clip with its partner, the next or the previous clip in the epoch's order.
+
+    The clip's share in the mixture is the larger one of lambda and 1 - lambda, where lambda has the
+    distribution Beta(alpha, alpha), so that the clip's own labels dominate. Its partner has a lambda of its
+    own. The labels of both have these shares in the loss.
+
+        mixup           share * own + (1 - share) * partner                          (arXiv 1710.09412)
+        between-class   (q * own + (1 - q) * partner) / sqrt(q^2 + (1 - q)^2),       (arXiv 1711.10282)
+                        q = 1 / (1 + 10^((own level - partner's level) / 20) * (1 - share) / share)
+
+    Between-class learning takes the levels into account: amplitudes as heard are in the proportion of the
+    shares, and the energy of equally loud clips is kept. The level of a clip is that of its loudest window of
+    4,096 samples, over all channels, without the paper's A-weighting, and at least that of one 16-bit step.
+
+    PaSST (arXiv 2110.05069) mixes waveforms of half of the clips, with alpha 2 and the same shares; the
+    paper on mixup recommends alphas of 0.1 to 0.4. Between-class learning draws shares uniformly: alpha 1.
+
+    A mixture is as long as the longer clip; the shorter one is followed by zeros.
+
+    Args:
+        alpha: parameter of the distribution, positive; the smaller, the weaker is the partner in most
+            mixtures.
+        p: probability of mixing a clip with its partner, 0..1.
+        by_level: whether to take levels into account, as in between-class learning.
+    """
+
+    def __init__(self, alpha: float = 1.0, *, p: float = 1.0, by_level: bool = False) -> None:
+        if not is_number(alpha) or alpha <= 0:
+            raise ValueError(f"alpha is {alpha!r}; it must be a positive number.")
+        self.alpha = alpha
+        self.p = checked_probability(p)
+        self.by_level = by_level
+
+    def __call__(
+        self, batch: PaddedBatch, partners: Tensor, random: SampleRandom
+    ) -> tuple[PaddedBatch, Tensor]:
+        """Mix the chosen clips; see `MixingTransform`."""
+        values, lengths = checked_clips(batch.values), batch.lengths
+        chosen = (random.uniform() < self.p) & (partners != torch.arange(len(partners)))
+        share = torch.from_numpy(betaincinv(self.alpha, self.alpha, random.uniform().numpy()))
+        share = torch.where(chosen, torch.maximum(share, 1 - share), 1.0)
+        rows = to_device_of(values, partners)
+        own, other = (column(part.to(values.dtype), values) for part in (share, 1 - share))
+        if self.by_level:
+            amplitude = _amplitudes(values)[:, None, None]
+            own, other = own * amplitude[rows], other * amplitude
+            own, other = own / (own + other), other / (own + other)
+            norm = torch.sqrt(own.square() + other.square())
+            own, other = own / norm, other / norm
+        mixed = torch.addcmul(values * own, values[rows], other)
+        lengths = torch.where(share < 1, torch.maximum(lengths, lengths[partners]), lengths)
+        return PaddedBatch(mixed, lengths), share
+
+
 def _fraction(speed: float) -> Fraction:
     if is_number(speed) and speed > 0:
         fraction = Fraction(speed).limit_denominator(_LARGEST_DENOMINATOR)
@@ -139,6 +201,15 @@ def _fraction(speed: float) -> Fraction:
     raise ValueError(
         f"speeds contains {speed!r}; a speed must be a positive fraction with a numerator and a denominator "
         f"up to {_LARGEST_DENOMINATOR}, such as 0.95 (19/20)."
+    )
+
+
+def _amplitudes(values: Tensor) -> Tensor:
+    """Return the root mean square `[B]` of each clip's loudest window, at least 1."""
+    # A window of zeros at the end makes the result independent of the batch's length.
+    power = functional.pad(values, (0, _LEVEL_WINDOW)).square().mean(dim=1, keepdim=True)
+    return (
+        functional.avg_pool1d(power, _LEVEL_WINDOW, _LEVEL_WINDOW // 2).amax(dim=(1, 2)).sqrt().clamp(min=1)
     )
 
 

@@ -1,8 +1,9 @@
-"""Rolling, gain and speed equal plain formulas for one clip."""
+"""Rolling, gain, speed and mixing equal plain formulas for one clip, or for two."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
-from utils.transforms import RandomGain, RandomRoll, RandomSpeed
+from utils.transforms import Mixup, RandomGain, RandomRoll, RandomSpeed
 
 
 def streams(count: int = 1, epoch: int = 0) -> SampleRandom:
@@ -59,6 +60,12 @@ def test_every_shift_is_equally_likely() -> None:
     counts = torch.bincount((shifts(10, RandomRoll(2), 20_000) + 2) % 10, minlength=10)
     assert not counts[5:].any()
     assert stats.chisquare(counts[:5].numpy()).pvalue > 1e-6
+
+
+def test_a_clip_is_rolled_with_its_probability() -> None:
+    rolled = shifts(1_000, RandomRoll(p=0.25), 10_000) != 0
+    share = 0.25 * (1 - 1 / 1_000)
+    assert abs(rolled.double().mean() - share) < 5 * math.sqrt(share * (1 - share) / 10_000)
 
 
 # RandomGain
@@ -144,3 +151,100 @@ def test_a_clip_is_resampled_bit_for_bit_alike_alone_and_in_a_batch() -> None:
         for row, clip in enumerate(clips):
             alone = speed(clip, SampleRandom.of(seed=11, epoch=epoch, indices=[row]))
             assert torch.equal(batch.values[row, :, : alone.shape[-1]], alone)
+
+
+# Mixup
+
+
+def pairs(batch: PaddedBatch) -> Tensor:
+    return torch.arange(len(batch.values)) ^ 1
+
+
+def levels_db(clip: npt.NDArray[np.float64]) -> float:
+    """Return the level of the loudest window of 4,096 samples, half of which overlaps with the next."""
+    padded = np.pad(clip, ((0, 0), (0, 4096)))
+    windows = [padded[:, start : start + 4096] for start in range(0, padded.shape[1] - 4095, 2048)]
+    return max(10 * math.log10(max(float((window**2).mean()), 1.0)) for window in windows)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 2.0])
+def test_the_larger_part_of_a_beta_distribution_is_the_share_of_a_clip_itself(alpha: float) -> None:
+    batch = copies(torch.zeros(1, 1), 5_000)
+    _, share = Mixup(alpha)(batch, pairs(batch), streams(5_000))
+    assert share.dtype == torch.float64
+    assert share.min() >= 0.5
+
+    def folded(values: npt.NDArray[np.float64]) -> Any:
+        beta = stats.beta(alpha, alpha)
+        return beta.cdf(values) - beta.cdf(1 - values)
+
+    assert stats.kstest(share.numpy(), folded).pvalue > 1e-6
+    rows = np.corrcoef(share[::2], share[1::2])[0, 1]
+    assert abs(rows) < 5 / math.sqrt(2_500), "partners have shares of their own"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_each_clip_is_mixed_linearly_with_its_partner(channels: int) -> None:
+    clips = [torch.randn(channels, samples, dtype=torch.float64) for samples in (9, 9, 9, 5, 1, 7, 9)]
+    batch = PaddedBatch.stack(clips)
+    partners = torch.tensor([1, 0, 3, 2, 5, 4, 6])  # the last one is alone
+    mixed, share = Mixup(0.4)(batch, partners, streams(7))
+    assert mixed.lengths.tolist() == [9, 9, 9, 9, 7, 7, 9]
+    assert share[6] == 1.0
+    assert torch.equal(mixed.values[6], batch.values[6])
+    for row, partner in enumerate(partners.tolist()):
+        own, other = (
+            np.pad(clips[at].numpy(), ((0, 0), (0, 9 - clips[at].shape[1]))) for at in (row, partner)
+        )
+        expected = float(share[row]) * own + (1 - float(share[row])) * other
+        np.testing.assert_allclose(mixed.values[row].numpy(), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_between_class_mixtures_have_amplitudes_in_the_proportion_of_the_shares(channels: int) -> None:
+    lengths = (9_000, 9_000, 5_000, 9_000, 1_000, 8_193)
+    gains = (20_000, 50, 300, 300, 1e-3, 4_000)
+    clips = [
+        torch.randn(channels, samples, dtype=torch.float64) * gain * torch.linspace(0, 1, samples)
+        for samples, gain in zip(lengths, gains, strict=True)
+    ]
+    batch = PaddedBatch.stack(clips)
+    mixed, share = Mixup(by_level=True)(batch, pairs(batch), streams(6))
+    for row in range(6):
+        own, other = (batch.values[at].numpy() for at in (row, row ^ 1))
+        r, difference = float(share[row]), levels_db(own) - levels_db(other)
+        q = 1 / (1 + 10 ** (difference / 20) * (1 - r) / r)
+        expected = (q * own + (1 - q) * other) / math.sqrt(q**2 + (1 - q) ** 2)
+        np.testing.assert_allclose(mixed.values[row].numpy(), expected, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("by_level", [False, True])
+def test_clips_are_mixed_with_their_probability_and_the_others_stay_as_they_are(by_level: bool) -> None:
+    batch = PaddedBatch(torch.randn(10_000, 1, 3), torch.full((10_000,), 3))
+    mixed, share = Mixup(p=0.25, by_level=by_level)(batch, pairs(batch), streams(10_000))
+    alone = share == 1.0
+    assert torch.equal(mixed.values[alone], batch.values[alone])
+    assert (mixed.values != batch.values).flatten(1).any(dim=1).sum() == (~alone).sum()
+    assert abs((~alone).double().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 10_000)
+    _, everywhere = Mixup(by_level=by_level)(batch, pairs(batch), streams(10_000))
+    assert torch.equal(share[~alone], everywhere[~alone])
+
+
+@pytest.mark.parametrize("by_level", [False, True])
+def test_a_mixture_depends_on_its_two_clips_alone(by_level: bool) -> None:
+    clips = [torch.randn(1, samples) * 500 for samples in (5_000, 9_000, 20_000, 100)]
+    together = PaddedBatch.stack(clips)
+    mixup = Mixup(by_level=by_level)
+    mixed, share = mixup(together, pairs(together), streams(4))
+    for first in (0, 2):
+        two = PaddedBatch.stack(clips[first : first + 2])
+        random = SampleRandom.of(seed=11, epoch=0, indices=[first, first + 1])
+        alone, own = mixup(two, pairs(two), random)
+        assert torch.equal(alone.values, mixed.values[first : first + 2, :, : alone.values.shape[-1]])
+        assert torch.equal(own, share[first : first + 2])
+
+
+@pytest.mark.parametrize("alpha", [0, -1.0, float("inf"), "1"])
+def test_alpha_must_be_positive(alpha: Any) -> None:
+    with pytest.raises(ValueError, match=f"^alpha is {alpha!r}; it must be a positive number."):
+        Mixup(alpha)
