@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from . import embedding, zero_shot
+from .clip.layer_order import order_of_layers
 from .clip.texts import Text, tokenize
 from .clip.towers import (
     build_clip,
@@ -217,8 +218,30 @@ class AudioCLIP(nn.Module, HubLayout):
 
     def text_parameters(self) -> list[nn.Parameter]:
         """List the text tower's parameters, whose names vary between CLIP models."""
+        return [self.get_parameter(name) for name in self._text_parameter_names()]
+
+    def layer_order(self) -> list[list[list[str]]]:
+        """Return the layers of each tower from the input to the output, for layer-wise learning rates.
+
+        Layers are lists of names of modules and parameters. The last tower is a single layer, which has the
+        similarity scales. An image or text tower without blocks of known names is left out.
+        """
+        visual = [name for name, _ in self.visual.named_parameters(prefix="visual")]
+        towers = [("audio.", layers) for layers in self.audio.layer_order()]
+        for prefix, names in (
+            ("visual.", visual),
+            ("text." if hasattr(self, "text") else "", self._text_parameter_names()),
+        ):
+            towers.append((prefix, order_of_layers(name.removeprefix(prefix) for name in names)))
+        scales = [name for name, _ in self.named_parameters(recurse=False) if name.startswith("logit_")]
+        towers.append(("", [scales]))
+        return [
+            [[prefix + name for name in layer] for layer in layers] for prefix, layers in towers if layers
+        ]
+
+    def _text_parameter_names(self) -> list[str]:
         others = ("audio.", "visual.", "logit_")
-        return [weight for name, weight in self.named_parameters() if not name.startswith(others)]
+        return [name for name, _ in self.named_parameters() if not name.startswith(others)]
 
     def encode_audio(self, audio: Tensor, *, check_units: bool = True) -> Tensor:
         """Embed audio clips.

@@ -147,7 +147,7 @@ class Iteration:
     loss: Figure
     """Running average of the training loss."""
     learning_rates: tuple[Figure, ...]
-    """Learning rate of each optimizer group."""
+    """Learning rate of each rule in `Parameters` that trains; with `depth_decay`, that of its last layer."""
     samples_per_second: Figure
     """Training speed since the last `Iteration`."""
     metrics: Mapping[str, Figure] = field(default_factory=dict)

@@ -31,6 +31,9 @@ None of these attributes is required, but they improve reports, tables and predi
     model.weights_names      name in results by path, for weights whose file name says little
     model.seen_in_training(name)   what is known of samples of the data set `name` among the training data of
                              the initial weights, as text; "" if these had no training data
+    model.layer_order()      order of the layers, for `depth_decay` in the rules of `Parameters`: a list of
+                             towers, independent of each other; a tower is a list of layers from the input to
+                             the output, and a layer is a list of names of modules and parameters
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -60,6 +63,18 @@ class WeightsFile(BaseModel):
     def of(cls, path: Path, name: str | None = None) -> WeightsFile:
         """Hash the file at `path`; the name is the file's own by default."""
         return cls(name=name or path.name, sha256=sha256_of(path))
+
+
+class Layer(NamedTuple):
+    """A parameter's layer.
+
+    Attributes:
+        depth: number of layers between this one and the output of its tower; 0 for the last layer.
+        module: name of the module that contains the parameter, or of the parameter itself, as declared.
+    """
+
+    depth: int
+    module: str
 
 
 def results_name(dataset: Any) -> str:
@@ -182,3 +197,24 @@ def other_weights(model: nn.Module) -> tuple[Path, ...]:
     """Return the files with initial weights whose sha256 differs from the expected one."""
     expected = getattr(model, "weights_sha256", {})
     return tuple(path for path, sha256 in expected.items() if sha256_of(path) != sha256)
+
+
+def layers(model: nn.Module) -> dict[str, Layer]:
+    """Return the layer of each parameter that the model's `layer_order` covers, by the parameter's name."""
+    describe = getattr(model, "layer_order", None)
+    if not callable(describe):
+        return {}
+    declared = {
+        name: Layer(depth, name)
+        for tower in describe()
+        for depth, layer in enumerate(reversed(tower))
+        for name in layer
+    }
+    found = {}
+    for name, _ in model.named_parameters():
+        parts = name.split(".")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        layer = next((declared[prefix] for prefix in prefixes if prefix in declared), None)
+        if layer is not None:
+            found[name] = layer
+    return found

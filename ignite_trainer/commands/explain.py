@@ -26,10 +26,12 @@ from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.runs.model_preparation import plan_training, try_out_model, with_random_weights
+from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration
 from ignite_trainer.support.progress import ProgressLines, is_terminal
 from ignite_trainer.support.terminal import show, show_rows
+from ignite_trainer.training.optimization import build_optimization
 from ignite_trainer.training.parameters import ParameterPlan
 
 _SEED = 0
@@ -104,11 +106,30 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
 
 
 def _show_rules(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
-    group, rows = 0, []
-    for rule in blueprint.protocol.parameters:
-        rows.append((rule.match, plan.summary[rule.match], f"group {group}" if rule.train else ""))
-        group += rule.train
+    rows, rules = [], [origin.rule for origin in plan.origins]
+    for position, rule in enumerate(blueprint.protocol.parameters):
+        first, count = rules.index(position) if rule.train else 0, rules.count(position)
+        groups = f"groups {first}-{first + count - 1}" if count > 1 else f"group {first}"
+        rows.append((rule.match, plan.summary[rule.match], groups if rule.train else ""))
     show_rows(f"{path}: what is trained", rows, columns=("names", "parameters", "optimizer"))
+    if len(rules) > len(set(rules)):
+        _show_layers(path, blueprint, plan)
+
+
+def _show_layers(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
+    """Show the tensors, weight decay and learning rate of each optimizer group."""
+    rate = blueprint.protocol.setup.rate(world_size())
+    optimizer, _ = build_optimization(blueprint, plan, rate=rate, batches=None)
+    if optimizer is None:
+        return
+    rows = []
+    for number, (group, origin) in enumerate(zip(optimizer.param_groups, plan.origins, strict=True)):
+        decay = "0 (exempt)" if origin.exempt else f"{group.get('weight_decay', 0.0):g}"
+        # A schedule with a warm-up has lowered the rate by now; `initial_lr` is the peak rate.
+        peak = f"{group.get('initial_lr', group['lr']):.4g}"
+        rows.append((str(number), ", ".join(origin.modules), str(len(origin.names)), decay, peak))
+    columns = ("group", "layers", "tensors", "weight decay", "learning rate")
+    show_rows(f"{path}: layers", rows, columns=columns)
 
 
 def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -125,7 +126,7 @@ def draw(
     blueprint = Blueprint(
         protocol=protocol,
         optimizer=find.optimizer(protocol),
-        schedulers=find.schedulers(protocol.schedules),
+        schedulers=find.schedulers(protocol),
         model=find.find(protocol.model, "Model"),
         task=find.task(protocol),
         dataset=find.find(dataset, "Dataset", supplied=(split.key,)),
@@ -192,7 +193,17 @@ class _Finder:
         if protocol.optimizer is None:
             return None
         found = self.find(protocol.optimizer, "Optimizer")
+        taken = inspect.signature(found).parameters
         for index, rule in enumerate(protocol.parameters) if found is not Optimizer else ():
+            for key, value, argument in (
+                ("depth_decay", rule.depth_decay, "lr"),
+                ("weight_decay_of", rule.weight_decay_of, "weight_decay"),
+            ):
+                if value not in (None, "all") and argument not in taken:
+                    self.problems.append(
+                        f"Parameters[{index}].{key} is {json.dumps(value)}, but {found.__name__} has no "
+                        f"argument {argument}. Remove {key}, or choose another Optimizer."
+                    )
             where, args = f"Parameters[{index}].args", protocol.optimizer.args | rule.args
             problems = check_arguments(found, args, where=where, supplied=KINDS["Optimizer"].supplied)
             self.problems += [
@@ -200,8 +211,9 @@ class _Finder:
             ]
         return found
 
-    def schedulers(self, specs: Mapping[str, ScheduleSpec]) -> list[type[LRScheduler]]:
-        found = []
+    def schedulers(self, protocol: Protocol) -> list[type[LRScheduler]]:
+        found, specs = [], protocol.schedules
+        by_depth = any(rule.depth_decay for rule in protocol.parameters)
         for where, spec in specs.items():
             kind = self.find(spec, "Scheduler", where)
             found.append(kind)
@@ -210,7 +222,14 @@ class _Finder:
                     f"{where}.class is {kind.__name__}, whose step needs arguments that the trainer "
                     "does not have. Choose another."
                 )
-            if len(specs) > 1 and "max_lr" in inspect.signature(kind).parameters:
+            has_own_rates = "max_lr" in inspect.signature(kind).parameters
+            if has_own_rates and by_depth:
+                self.problems.append(
+                    f"{where}.class is {kind.__name__}, which has rates of its own, so depth_decay in "
+                    "Parameters has no effect. Choose another, such as "
+                    "ignite_trainer.training.schedules.WarmUpCosine, or remove depth_decay."
+                )
+            if len(specs) > 1 and has_own_rates:
                 self.problems.append(
                     f"{where}.class is {kind.__name__}, which is a whole schedule with rates of its own. Use "
                     "it alone, not in a list."

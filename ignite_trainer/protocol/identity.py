@@ -13,7 +13,8 @@ from pydantic import JsonValue as Json
 
 from ignite_trainer.api.affects import Affects
 from ignite_trainer.protocol.instantiate import resolve
-from ignite_trainer.protocol.sections import LineSpec, Protocol, Setup
+from ignite_trainer.protocol.sections import LineSpec, ParameterRule, Protocol, PublishedResult
+from ignite_trainer.protocol.setup_section import Section, Setup
 from ignite_trainer.protocol.validation import Location, json_path
 from ignite_trainer.support.errors import ProtocolError
 
@@ -21,6 +22,7 @@ _DEFINITION = {"path", "args", "best"}
 
 _LATER_IN_SETUP = ("patience",)
 _LATER_IN_PUBLISHED = ("name", "decimals", "source", "measured_by")
+_LATER_IN_PARAMETERS = ("depth_decay", "weight_decay_of")
 """Keys that the digests of earlier versions lack."""
 
 Classes = Mapping[str, type]
@@ -53,9 +55,11 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
 
     content = select(protocol.to_json(), Protocol.affects())
     content["Setup"] = select(content["Setup"], Setup.affects())
-    _remove_unused(content["Setup"], _LATER_IN_SETUP)
+    _remove_unused(content["Setup"], _LATER_IN_SETUP, Setup)
     for published in content.get("Table", {}).get("published", ()):
-        _remove_unused(published, _LATER_IN_PUBLISHED)
+        _remove_unused(published, _LATER_IN_PUBLISHED, PublishedResult)
+    for rule in content.get("Parameters", ()):
+        _remove_unused(rule, _LATER_IN_PARAMETERS, ParameterRule)
     for section in ("Dataset", "Model"):
         own_affects = getattr(classes.get(section), "affects", {})
         known = {name: Affects(effect) for name, effect in own_affects.items()}
@@ -63,10 +67,10 @@ def selected(protocol: Protocol, effects: Container[Affects], classes: Classes) 
     return content
 
 
-def _remove_unused(content: dict[str, Any], keys: Iterable[str]) -> None:
-    """Remove keys that are null, so that digests equal those of versions without these keys."""
+def _remove_unused(content: dict[str, Any], keys: Iterable[str], section: type[Section]) -> None:
+    """Remove keys that have their defaults, so that digests equal those of versions without these keys."""
     for key in keys:
-        if content.get(key) is None:
+        if content.get(key) == section.model_fields[key].default:
             content.pop(key, None)
 
 

@@ -25,7 +25,10 @@ from ignite_trainer.protocol.reading import read_json
 from ignite_trainer.protocol.sections import Protocol, SplitArgument
 
 FILE_NAME = "schema.json"
-PACKAGES = ("ignite_trainer", "model", "utils", "torch.optim", "torch.optim.lr_scheduler")
+PACKAGES = (
+    *("ignite_trainer", "ignite_trainer.training.schedules", "model", "utils"),
+    *("torch.optim", "torch.optim.lr_scheduler"),
+)
 _OURS = ("ignite_trainer", "model", "utils")
 
 # Definitions in the protocol's schema that contain the classes of a section.

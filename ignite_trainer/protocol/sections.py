@@ -80,7 +80,8 @@ class ScheduleSpec(ClassSpec):
     lasts: Positive | Literal["rest"] | None = Field(
         default=None,
         description='Duration in intervals; "rest": until the end of training. Also the default for the '
-        "arguments total_iters, T_max and total_steps. null: the scheduler's own duration.",
+        'arguments total_iters, T_max and total_steps. null: the scheduler\'s own duration, which is "rest" '
+        "for WarmUpCosine.",
     )
 
     @field_validator("lasts", mode="before")
@@ -91,9 +92,13 @@ class ScheduleSpec(ClassSpec):
             return value
         raise ValueError('write a number of intervals, 1 or more, or "rest"')
 
+    def duration(self, scheduler: type) -> int | Literal["rest"] | None:
+        """Return `lasts` or, if it is null, the default of `scheduler`, which is its attribute `lasts`."""
+        return getattr(scheduler, "lasts", None) if self.lasts is None else self.lasts
+
     def lengths(self, scheduler: type, *, length: int | None = 1) -> dict[str, Any]:
-        """Return the length arguments that `scheduler` takes and `args` lacks; empty if `lasts` is null."""
-        if self.lasts is None:
+        """Return the length arguments that `scheduler` takes and `args` lacks; empty without a duration."""
+        if self.duration(scheduler) is None:
             return {}
         taken = inspect.signature(scheduler).parameters
         return {name: length for name in _LENGTHS if name in taken and name not in self.args}
@@ -219,26 +224,48 @@ class ParameterRule(Section):
     """Treatment of the parameters whose full name matches, unless an earlier rule matches."""
 
     model_config = ConfigDict(
-        json_schema_extra=_implies({"train": {"const": False}}, {"args": {"maxProperties": 0}})
+        json_schema_extra=_implies(
+            {"train": {"const": False}},
+            {
+                "args": {"maxProperties": 0},
+                "depth_decay": {"const": None},
+                "weight_decay_of": {"const": "all"},
+            },
+        )
     )
     match: str = Field(
         description="Regular expression for the full name of a parameter.",
         json_schema_extra={"format": "regex"},
     )
-    train: Flag = Field(default=True, description="Train these parameters, as a separate optimizer group.")
+    train: Flag = Field(
+        default=True, description="Train these parameters, in optimizer groups separate from other rules'."
+    )
     mode: Literal["train", "eval"] | None = Field(
         default=None,
         description='"eval": keep the modules of these parameters in eval mode; null: "eval" unless '
         "they are trained.",
     )
-    args: dict[str, Json] = Field(default={}, description="Optimizer arguments for this group.")
+    args: dict[str, Json] = Field(default={}, description="Optimizer arguments for these parameters.")
+    depth_decay: Annotated[float, Field(strict=True, gt=0, le=1)] | None = Field(
+        default=None,
+        description="Layer-wise decay of the learning rate (arXiv 2003.10555, 2106.08254): d layers below "
+        "the last one of its tower, a parameter has the rate times depth_decay to the power of d. The model "
+        "declares the order of its layers. null: the same rate for all layers.",
+    )
+    weight_decay_of: Literal["all", "matrices"] = Field(
+        default="all",
+        description='Parameters with weight decay. "matrices": only those with two or more axes, so that '
+        "biases, norms and scales have none, as in timm and open_clip.",
+    )
 
-    @field_validator("args")
+    @field_validator("args", "depth_decay", "weight_decay_of")
     @classmethod
-    def _are_of_the_optimizer(cls, args: dict[str, Json], known: ValidationInfo) -> dict[str, Json]:
-        if args and known.data.get("train") is False:
-            raise ValueError("parameters that are not trained have no optimizer arguments; remove args")
-        return args
+    def _is_trained(cls, value: Any, known: ValidationInfo) -> Any:
+        if known.data.get("train") is False and value != cls.model_fields[str(known.field_name)].default:
+            raise ValueError(
+                f"parameters that are not trained have no optimizer arguments; remove {known.field_name}"
+            )
+        return value
 
     @field_validator("match")
     @classmethod

@@ -173,7 +173,8 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
         if key not in ignored and ours.get(key, ...) != theirs.get(key, ...)
     ]
     epochs, done = protocol.setup.epochs, other.setup.epochs
-    by_epochs = any(spec.lasts == "rest" for spec in protocol.schedules.values())
+    schedules = zip(protocol.schedules.values(), blueprint.schedulers, strict=True)
+    by_epochs = any(spec.duration(kind) == "rest" for spec, kind in schedules)
     if epochs < done or (by_epochs and epochs != done):
         reason = ' (a Scheduler whose lasts is "rest" depends on it)' if by_epochs else ""
         found.append(f"Setup.epochs is {epochs}, but {done} in that run{reason}")

@@ -300,7 +300,9 @@ class Run:
                 epoch=state.epoch,
                 iteration=state.iteration,
                 loss=running_loss(trainer),
-                learning_rates=tuple(group["lr"] for group in optimizer.param_groups),
+                learning_rates=tuple(
+                    optimizer.param_groups[index]["lr"] for index in self._parts.plan.first_groups
+                ),
                 samples_per_second=samples / (now - self._step_clock),
                 metrics=metrics.values(trainer, self._protocol),
             )

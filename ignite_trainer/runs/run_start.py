@@ -91,7 +91,7 @@ def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
     if parts.optimizer and protocol.optimizer:
         facts["Optimizer"] = _call(protocol.optimizer, without="lr")
         # A schedule with a warm-up has lowered the rate by now; `initial_lr` is the peak rate.
-        groups = parts.optimizer.param_groups
+        groups = [parts.optimizer.param_groups[index] for index in parts.plan.first_groups]
         rates = [f"{group.get('initial_lr', group['lr']):g}" for group in groups if "lr" in group]
         if rates:
             facts["Learning rate"] = ", ".join(rates if len(set(rates)) > 1 else rates[:1])

@@ -45,7 +45,10 @@ def build_optimization(
     if not (blueprint.optimizer and protocol.optimizer and protocol.setup.epochs):
         return None, None
     args = _at_rate(protocol.optimizer.args, rate)
-    groups = [_at_rate(group, rate) for group in plan.groups]
+    groups = [
+        _at_depth(_at_rate(group, rate), args, blueprint.optimizer, factor=origin.rate)
+        for group, origin in zip(plan.groups, plan.origins, strict=True)
+    ]
     total = _total_intervals(protocol, batches)
     precision = protocol.setup.precision
 
@@ -153,7 +156,7 @@ def _build_schedule(blueprint: Blueprint, optimizer: Optimizer, total: int | Non
                 f"{where} would begin after {start} {spec.interval}s, but training has only {total}. "
                 "Shorten the schedulers before it, or train for more epochs."
             )
-        length = spec.lasts
+        length = spec.duration(kind)
         if length == "rest":
             length = max(1, (start + 1 if total is None else total) - start)
         args = {**spec.lengths(kind, length=length), **spec.args}
@@ -187,6 +190,17 @@ def _at_rate(args: Mapping[str, Any], rate: float) -> dict[str, Any]:
         key: rate * value if key == "lr" and isinstance(value, int | float) else value
         for key, value in args.items()
     }
+
+
+def _at_depth(
+    group: dict[str, Any], args: Mapping[str, Any], kind: type[Optimizer], *, factor: float
+) -> dict[str, Any]:
+    """Give a group its own learning rate if its layers have a factor: `factor` times the rule's rate."""
+    if factor == 1:
+        return group
+    default = inspect.signature(kind).parameters["lr"].default
+    of_rule = {"lr": default, **args, **group}["lr"]
+    return {**group, **_at_rate({"lr": of_rule}, factor)}
 
 
 def _stand_ins(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

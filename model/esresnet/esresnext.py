@@ -208,6 +208,17 @@ class ESResNeXt(nn.Module):
         """Recompute activations in the backward pass from block inputs; parameter names do not change."""
         recompute(self)
 
+    def layer_order(self) -> list[list[list[str]]]:
+        """Return the layers from the wavelets to the head as a single tower, for layer-wise learning rates.
+
+        Each stage and its gate are one layer, a list of the names of modules.
+        """
+        stages = [[f"layer{number}", f"att{number}"] for number in range(1, 5)]
+        layers = [["fbsp"], ["conv1", "bn1"], *stages, ["att5", "fc"]]
+        present = {name for name, _ in self.named_children()}
+        named = [[name for name in layer if name in present] for layer in layers]
+        return [[layer for layer in named if layer]]
+
     def train(self, mode: bool = True) -> "ESResNeXt":
         """Set the mode; a change drops the inference copy."""
         if mode != self.training:

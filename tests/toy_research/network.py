@@ -68,6 +68,13 @@ def _tower(first: nn.Linear, *, dropout: float, norm: bool) -> nn.Sequential:
     )
 
 
+class Layered(TwoTowers):
+    """Towers that declare the order of their layers."""
+
+    def layer_order(self) -> list[list[list[str]]]:
+        return [[["left.linear"], ["left.norm"]], [["right.linear"], ["right.norm"]], [["scale"]]]
+
+
 class Loaded(TwoTowers):
     """A model that names a file of weights, which should have this sha256."""
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 from toy_research.protocols import TRUSTED, run_toy, toy
 from toy_research.records import differences, only_run
 from toy_research.watching import Notebook
@@ -15,6 +17,7 @@ from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
 from ignite_trainer.runs import resuming
 from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.training.schedules import WarmUpCosine
 
 LINEAR, COSINE = "torch.optim.lr_scheduler.LinearLR", "torch.optim.lr_scheduler.CosineAnnealingLR"
 SGD = {"class": "torch.optim.SGD", "args": {"lr": 0.4}}
@@ -181,3 +184,68 @@ def test_schedulers_that_start_after_the_end_of_training_are_an_error(tmp_path: 
         "Scheduler[1] would begin after 10 steps, but training has only 10. Shorten the schedulers "
         "before it, or train for more epochs."
     ]
+
+
+# The ready schedule
+
+
+WARM_UP_COSINE = "ignite_trainer.training.schedules.WarmUpCosine"
+
+
+def by_formula(step: int, total: int, *, warm_up: int, final: float = 0.0) -> float:
+    """Return the factor of step 0, 1, ...: a line to 1 at the end of the warm-up, then half a cosine."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return final + (1 - final) * math.cos(math.pi / 2 * min(1, (step - warm_up) / (total - warm_up))) ** 2
+
+
+def test_the_ready_schedule_follows_its_formula() -> None:
+    weights = [nn.Parameter(torch.zeros(())) for _ in range(2)]
+    groups = [{"params": [weight], "lr": rate} for weight, rate in zip(weights, (0.4, 0.1), strict=True)]
+    optimizer = torch.optim.SGD(groups)
+    schedule = WarmUpCosine(optimizer, 40, warm_up=0.25, final=0.1)
+    for step in range(45):
+        expected = by_formula(step, 40, warm_up=10, final=0.1)
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [0.4 * expected, 0.1 * expected]
+        )
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_the_ready_schedule_lasts_for_all_of_training(tmp_path: Path, interval: str) -> None:
+    scheduler = {"class": WARM_UP_COSINE, "interval": interval}
+    found = rates(tmp_path, Setup__epochs=4, Scheduler=scheduler)
+    assert len(found) == 20
+    if interval == "step":
+        assert found == pytest.approx([0.4 * by_formula(step, 20, warm_up=2) for step in range(1, 21)])
+    else:
+        assert found == pytest.approx([0.4 * by_formula(step // 5, 4, warm_up=0) for step in range(20)])
+
+
+def test_the_ready_schedule_may_have_a_length_or_a_place_in_a_list(tmp_path: Path) -> None:
+    ready = {"class": WARM_UP_COSINE, "args": {"warm_up": 0.5, "final": 0.5}, "interval": "step", "lasts": 4}
+    args = {"factor": 0.5, "total_iters": 100}
+    constant = {"class": "torch.optim.lr_scheduler.ConstantLR", "args": args, "interval": "step"}
+    expected = [0.4 * by_formula(step, 4, warm_up=2, final=0.5) for step in range(1, 4)]
+    found = rates(tmp_path / "list", Setup__epochs=1, Scheduler=[ready, constant])
+    assert found == pytest.approx([*expected, 0.2, 0.2])
+    alone = rates(tmp_path / "alone", Setup__epochs=1, Scheduler=ready)
+    assert alone == pytest.approx([*expected, 0.2, 0.2])
+    (problem,) = problems(tmp_path, [{"class": WARM_UP_COSINE, "interval": "step"}, constant])
+    assert problem.startswith("Scheduler[0].lasts is null, but another scheduler follows")
+
+
+def test_a_run_with_the_ready_schedule_has_a_fixed_number_of_epochs(tmp_path: Path) -> None:
+    done = run_toy(tmp_path, **SMALL, Scheduler={"class": WARM_UP_COSINE})
+    longer = validate(toy(tmp_path, **SMALL, Scheduler={"class": WARM_UP_COSINE}, Setup__epochs=3))
+    with pytest.raises(ProtocolError, match=r"Setup\.epochs is 3, but 2 in that run"):
+        resuming.require_same(draw(longer, trusted=TRUSTED), done.folder)
+
+
+@pytest.mark.parametrize("args", [{"warm_up": 1.5}, {"final": -0.1}, {"total_steps": 0}])
+def test_shares_of_the_ready_schedule_are_checked(tmp_path: Path, args: dict[str, Any]) -> None:
+    ((name, value),) = args.items()
+    with pytest.raises(ProtocolError, match=rf"^Scheduler\.args\.{name} is {value}; "):
+        run_toy(tmp_path, **SMALL, Scheduler={"class": WARM_UP_COSINE, "args": args})
