@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import field_values, rows_with_field
+from ignite_trainer.api.batch import Mixed, field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.esresnet import ESResNeXt
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, check_samples
+from utils.tasks.mixing import own_values
 
 
 class Classification(ShowsAudio):
@@ -27,16 +28,19 @@ class Classification(ShowsAudio):
     the loss. Samples without audio are excluded from the loss; a batch that has only such samples gets a zero
     gradient. In evaluation, their logits are 0.
 
+    If a transform mixes samples, the targets of a mixture are the weighted mean of its samples' targets
+    (arXiv 1710.09412); metrics by iteration compare the scores with the labels of the dominant sample.
+
     Args:
         multilabel: whether samples may have several labels; the scores of the classes are then independent.
-        label_smoothing: label smoothing of the cross-entropy, 0..1.
+        label_smoothing: share of the uniform distribution in the targets, 0..1 (arXiv 1512.00567, section 7).
+            With `multilabel`, each class has a distribution over yes and no, so a target y becomes
+            `(1 - label_smoothing) * y + label_smoothing / 2`.
     """
 
     def __init__(self, *, multilabel: bool = False, label_smoothing: float = 0.0) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be between 0 and 1.")
-        if multilabel and label_smoothing:
-            raise ValueError(f"label_smoothing is {label_smoothing}; it must be 0 with multilabel.")
         self._multilabel = multilabel
         self._label_smoothing = label_smoothing
         self._classes = Classes([])
@@ -82,12 +86,19 @@ class Classification(ShowsAudio):
             return nothing._replace(loss=0.0 * parameter.sum())
         logits, penalty = _forward(model, audio)
         heard = rows_with_field(batch.audio, len(audio)).tolist()
-        output = self._score(logits, [batch.labels[row] for row in heard])
+        labels = [batch.labels[row] for row in heard]
+        output = self._score(logits, own_values(labels))
         with record_function("step/loss"):
+            targets = output.y
+            if isinstance(labels[0], Mixed):
+                targets = self._classes.mixed_targets(
+                    labels, multilabel=self._multilabel, device=logits.device
+                )
             if self._multilabel:
-                loss = F.binary_cross_entropy_with_logits(logits.float(), output.y.float())
+                smoothed = (1 - self._label_smoothing) * targets + self._label_smoothing / 2
+                loss = F.binary_cross_entropy_with_logits(logits.float(), smoothed)
             else:
-                loss = F.cross_entropy(logits.float(), output.y, label_smoothing=self._label_smoothing)
+                loss = F.cross_entropy(logits.float(), targets, label_smoothing=self._label_smoothing)
         return output._replace(loss=loss + penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:

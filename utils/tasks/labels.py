@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ignite_trainer.api.batch import Mixed
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.self_description import look_at, samples_to_check
 from utils.datasets.sample import Listing
@@ -75,6 +77,26 @@ class Classes:
         if wrong is not None:
             raise ValueError(f"A sample has the labels {wrong}; without multilabel it must have exactly one.")
         return torch.tensor([sample[0] for sample in numbers]).to(device, non_blocking=True)
+
+    def mixed_targets(self, mixtures: Sequence[Mixed], *, multilabel: bool, device: torch.device) -> Tensor:
+        """Convert the labels of mixed samples to targets: the weighted mean of the samples' 0/1 targets.
+
+        Returns:
+            Targets float32 `[B, classes]`; unless `multilabel`, those of a mixture sum to 1.
+
+        Raises:
+            ValueError: As for `targets`.
+        """
+        labels = [value for mixture in mixtures for value in mixture.values]
+        each = self.targets(labels, multilabel=multilabel, device=torch.device("cpu"))
+        if not multilabel:
+            each = functional.one_hot(each, len(self))
+        rows = [row for row, mixture in enumerate(mixtures) for _ in mixture.values]
+        weights = torch.tensor([weight for mixture in mixtures for weight in mixture.weights])
+        targets = torch.zeros(len(mixtures), len(self)).index_add_(
+            0, torch.tensor(rows), weights[:, None] * each
+        )
+        return targets.to(device, non_blocking=True)
 
 
 def check_audio(dataset: Any) -> None:

@@ -98,10 +98,14 @@ def small_tower(tmp_path: Path, **setup: Any) -> dict[str, Any]:
         "Transforms": [
             {"class": "utils.transforms.ToTensor1D"},
             {"class": "utils.transforms.RandomFlip", "args": {"axis": "time"}},
+            {"class": "utils.transforms.RandomRoll"},
+            {"class": "utils.transforms.RandomGain"},
+            {"class": "utils.transforms.RandomSpeed"},
             {"class": "utils.transforms.RandomScale"},
             {"class": "utils.transforms.RandomPadding", "args": length},
             {"class": "utils.transforms.RandomCrop", "args": length},
             {"class": "utils.transforms.RandomNoise", "args": {"p": 0.5}},
+            {"class": "utils.transforms.Mixup", "args": {"by_level": True}, "test": False},
         ],
         "Metrics": ITERATION_METRICS,
     }

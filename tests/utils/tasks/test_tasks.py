@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ignite_trainer.api.batch import PaddedBatch
+from ignite_trainer.api.batch import Mixed, PaddedBatch, PartialBatch
 from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
@@ -217,10 +217,6 @@ def test_classification_adds_the_penalty_to_the_cross_entropy() -> None:
 
 
 def test_multilabel_classification_scores_classes_independently() -> None:
-    class Constant(nn.Module):
-        def forward(self, audio: Tensor) -> Tensor:
-            return torch.tensor([[2.0, -1.0, 0.0, 0.5]]).expand(len(audio), 4)
-
     task, clips = Classification(multilabel=True), Clips()
     task.prepare(Constant(), train=clips, test=clips)
     batch = batch_of(clips)._replace(labels=[["dog", "siren"]] * 4)
@@ -230,6 +226,74 @@ def test_multilabel_classification_scores_classes_independently() -> None:
         -np.mean(np.log([p[0], 1 - p[1], 1 - p[2], p[3]])), rel=1e-5
     )
     assert output.y[0].tolist() == [1, 0, 0, 1]
+
+
+class Constant(nn.Module):
+    """Returns the same logits for every clip."""
+
+    logits = (2.0, -1.0, 0.0, 0.5)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return torch.tensor(self.logits).expand(len(audio), 4)
+
+
+MIXED = [
+    Mixed((["dog"], ["siren"]), (0.7, 0.3), (0, 1)),
+    Mixed((["siren"], ["dog"]), (0.6, 0.4), (1, 0)),
+    Mixed((["rain"],), (1.0,), (2,)),
+    Mixed((["dog"], ["dog"]), (0.9, 0.1), (3, 0)),
+]
+MIXED_TARGETS = np.array([[0.7, 0, 0, 0.3], [0.4, 0, 0, 0.6], [0, 1, 0, 0], [1, 0, 0, 0]])
+
+
+def constant_step(task: Classification, labels: list[Any]) -> StepOutput:
+    clips = Clips()
+    task.prepare(Constant(), train=clips, test=clips)
+    return task.training_step(Constant(), batch_of(clips)._replace(labels=labels))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_target_of_a_mixture_is_the_weighted_mean_of_its_samples(smoothing: float) -> None:
+    output = constant_step(Classification(label_smoothing=smoothing), MIXED)
+    logits = np.array(Constant.logits)
+    target = (1 - smoothing) * MIXED_TARGETS + smoothing / 4
+    np.testing.assert_allclose(target.sum(axis=1), 1)
+    log_p = logits - np.log(np.exp(logits).sum())
+    assert loss_of(output).item() == pytest.approx(-(target * log_p).sum(axis=1).mean(), rel=1e-6)
+    assert output.y.tolist() == [0, 3, 1, 0], "the class of the dominant sample"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_targets_of_several_labels_are_mixed_and_smoothed_class_by_class(smoothing: float) -> None:
+    several = [Mixed((["dog", "rain"], ["siren", "rain"]), (0.7, 0.3), (0, 1)), *MIXED[1:]]
+    several[2] = Mixed(([],), (1.0,), (2,))
+    output = constant_step(Classification(multilabel=True, label_smoothing=smoothing), several)
+    p = 1 / (1 + np.exp(-np.array(Constant.logits)))
+    y = np.array([[0.7, 1, 0, 0.3], [0.4, 0, 0, 0.6], [0, 0, 0, 0], [1, 0, 0, 0]])
+    yes, no = (1 - smoothing) * y + smoothing / 2, (1 - smoothing) * (1 - y) + smoothing / 2
+    np.testing.assert_allclose(yes + no, 1)
+    assert loss_of(output).item() == pytest.approx(-(yes * np.log(p) + no * np.log(1 - p)).mean(), rel=1e-6)
+    assert output.y.tolist() == [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_unmixed_samples_have_the_loss_that_they_have_without_mixing(multilabel: bool) -> None:
+    task = Classification(multilabel=multilabel, label_smoothing=0.1)
+    alone = [Mixed(([label],), (1.0,), (row,)) for row, label in enumerate(LABELS)]
+    mixed, plain = (constant_step(task, labels) for labels in (alone, [[label] for label in LABELS]))
+    torch.testing.assert_close(mixed.loss, plain.loss)
+    assert torch.equal(mixed.y, plain.y)
+
+
+def test_mixtures_without_sound_have_no_loss() -> None:
+    task, clips = Classification(), Clips()
+    task.prepare(Constant(), train=clips, test=clips)
+    rows = torch.tensor([0, 2])
+    batch = Sample(PartialBatch(rows, torch.from_numpy(clips.audio)[rows]), None, MIXED)
+    logits = np.array(Constant.logits)
+    log_p = logits - np.log(np.exp(logits).sum())
+    expected = -(MIXED_TARGETS[[0, 2]] * log_p).sum(axis=1).mean()
+    assert loss_of(task.training_step(Constant(), batch)).item() == pytest.approx(expected, rel=1e-6)
 
 
 class Nameless(NamedTuple):
