@@ -137,7 +137,7 @@ def test_main_imports_only_the_command_line_of_the_trainer() -> None:
 
 
 def test_the_trainer_names_no_research_code() -> None:
-    words = re.compile(r"(?i)\baudio|waveform|\bclip|fbsp|esresn|spectrogram|wavelet")
+    words = re.compile(r"(?i)\baudio|waveform|\bclip(?!_grad_norm_)|fbsp|esresn|spectrogram|wavelet")
     for path in files("ignite_trainer"):
         said = [line.strip() for line in path.read_text().splitlines() if words.search(line)]
         assert not said, f"{path}: {said}"

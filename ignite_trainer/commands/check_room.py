@@ -55,7 +55,7 @@ def checkpoint_space(protocol: Protocol, size: ModelSize | None) -> Space:
         lines = sum(line.is_checkpoint for line in protocol.lines.values())
         # One more, for epoch 0; a superseded file also stays until the next state is saved.
         best = (min(BEST_KEPT, setup.epochs) + 1) * lines * size.state
-        copies = _OPTIMIZER_STATE + bool(setup.ema)
+        copies = _OPTIMIZER_STATE + (setup.ema is not None or setup.swa is not None)
         last = _LAST_KEPT * (size.state - size.frozen + copies * size.trained)
         size_bytes = best + last + size.frozen if setup.epochs else 0
     return Space(folder=run_folder.root_of(protocol.setup), size_bytes=size_bytes, purpose="checkpoints")

@@ -230,6 +230,7 @@ class ParameterRule(Section):
                 "args": {"maxProperties": 0},
                 "depth_decay": {"const": None},
                 "weight_decay_of": {"const": "all"},
+                "max_gradient_norm": {"const": None},
             },
         )
     )
@@ -257,8 +258,14 @@ class ParameterRule(Section):
         description='Parameters with weight decay. "matrices": only those with two or more axes, so that '
         "biases, norms and scales have none, as in timm and open_clip.",
     )
+    max_gradient_norm: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Maximum norm of the gradient of this rule's parameters together (arXiv 1211.5063); a "
+        "larger gradient is scaled down in each optimizer step, after accumulation and averaging over "
+        "devices, and after modules have changed their gradients. null: no limit.",
+    )
 
-    @field_validator("args", "depth_decay", "weight_decay_of")
+    @field_validator("args", "depth_decay", "weight_decay_of", "max_gradient_norm")
     @classmethod
     def _is_trained(cls, value: Any, known: ValidationInfo) -> Any:
         if known.data.get("train") is False and value != cls.model_fields[str(known.field_name)].default:

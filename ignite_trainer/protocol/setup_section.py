@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +14,8 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+_ROUNDING = 1e-9  # 0.29 * 100 is less than 29
 
 
 class Section(BaseModel):
@@ -104,6 +107,12 @@ class Setup(Section):
         description="Decay per step of an exponential moving average of the weights, such as 0.999; the "
         "average is evaluated and saved. null: no averaging.",
     )
+    swa: Annotated[Annotated[float, Field(strict=True, ge=0, lt=1)] | None, Affects.TRAINING] = Field(
+        default=None,
+        description="Stochastic weight averaging (arXiv 1803.05407): share of the epochs before averaging "
+        "starts, such as 0.75. From then on, the mean of the weights at the ends of epochs is evaluated and "
+        "saved, with the mean of batch norm's running statistics. null: no averaging.",
+    )
     sync_batch_norm: Flag = Field(
         default=True,
         description="Use the statistics of all devices for batch norm in train mode. false: each device uses "
@@ -150,6 +159,11 @@ class Setup(Section):
     def rate(self, devices: int) -> float:
         """Return the factor for the learning rates: as published, the number of devices."""
         return float(devices if self.batch_of == "device" else 1)
+
+    @property
+    def first_averaged_epoch(self) -> int | None:
+        """First epoch, from 1, whose weights `swa` averages; None without `swa`."""
+        return None if self.swa is None else math.floor(self.swa * self.epochs + _ROUNDING) + 1
 
     @property
     def embeds_in_parts(self) -> bool:

@@ -59,6 +59,11 @@ def _section_problems(protocol: Protocol) -> list[str]:
             f"Setup.patience is {protocol.setup.patience}, but no metric shows whether training improves; "
             'set "is_checkpoint" to true for one, or Setup.patience to null.'
         )
+    if protocol.setup.ema is not None and protocol.setup.swa is not None:
+        problems.append(
+            f"Setup.ema is {protocol.setup.ema} and Setup.swa is {protocol.setup.swa}, but only one average "
+            "can be evaluated; set one of them to null."
+        )
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:
         problems.append(f"Sweep has {runs:,} combinations; at most {_MAX_RUNS:,} are allowed.")

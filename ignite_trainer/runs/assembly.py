@@ -33,7 +33,7 @@ from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.training.optimization import build_optimization
 from ignite_trainer.training.optimizer_steps import loss_scaler
 from ignite_trainer.training.parameters import ParameterPlan
-from ignite_trainer.training.weight_average import WeightAverage
+from ignite_trainer.training.weight_average import WeightAverage, average_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Parts:
         optimizer: optimizer, or None if nothing is trained.
         scheduler: learning-rate scheduler, or None.
         scaler: loss scaler, which is disabled unless gradients are float16.
-        average: moving average of the weights, or None.
+        average: average of the weights, or None.
     """
 
     device: torch.device
@@ -140,7 +140,7 @@ def _build_rest(
     rate = setup.rate(world_size())
     plan = plan_training(blueprint, model)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(loaders.training))
-    average = WeightAverage(model, plan, optimizer, decay=setup.ema) if optimizer and setup.ema else None
+    average = average_weights(setup, model, plan, optimizer) if optimizer else None
     raise_errors(check(blueprint, built, model, loaders.training, plan, device=device))
     return Parts(
         device=device,

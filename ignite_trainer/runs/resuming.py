@@ -175,8 +175,12 @@ def _differences(blueprint: Blueprint, folder: Path) -> list[str]:
     epochs, done = protocol.setup.epochs, other.setup.epochs
     schedules = zip(protocol.schedules.values(), blueprint.schedulers, strict=True)
     by_epochs = any(spec.duration(kind) == "rest" for spec, kind in schedules)
-    if epochs < done or (by_epochs and epochs != done):
-        reason = ' (a Scheduler whose lasts is "rest" depends on it)' if by_epochs else ""
+    reason = ""
+    if by_epochs:
+        reason = ' (a Scheduler whose lasts is "rest" depends on it)'
+    elif protocol.setup.swa is not None:
+        reason = " (Setup.swa, a share of the epochs, depends on it)"
+    if epochs < done or (reason and epochs != done):
         found.append(f"Setup.epochs is {epochs}, but {done} in that run{reason}")
     return found
 

@@ -66,7 +66,7 @@ def make_trainer(
         model: model to train. It is put in train mode at the start of each epoch, except for the modules that
             `plan` freezes.
         optimizer: optimizer of the model; see `OptimizerSteps` for the modules' `before_optimizer_step` hook.
-        plan: trained parameters and frozen modules.
+        plan: trained parameters, limits of their gradients, and frozen modules.
         setup: `Setup` section of the run.
         device: device of the model and the batches.
         scaler: result of `loss_scaler`; None to make one that checkpoints do not save.
@@ -80,6 +80,7 @@ def make_trainer(
         task=task,
         model=model,
         optimizer=optimizer,
+        plan=plan,
         setup=setup,
         device=device,
         scaler=scaler or loss_scaler(setup.precision, device),
@@ -102,6 +103,7 @@ class _TrainingStep:
     task: Task
     model: nn.Module
     optimizer: Optimizer
+    plan: ParameterPlan
     setup: Setup
     device: torch.device
     scaler: GradScaler
@@ -109,7 +111,13 @@ class _TrainingStep:
     lone_samples: LoneSamples
 
     def __post_init__(self) -> None:
-        self._steps = OptimizerSteps(self.model, self.optimizer, self.scaler, can_drop=self.watch.can_skip)
+        self._steps = OptimizerSteps(
+            self.model,
+            self.optimizer,
+            self.scaler,
+            limits=self.plan.limits,
+            can_drop=self.watch.can_skip,
+        )
         self._cache: GradientCache | None = None
         if isinstance(self.task, EmbeddingTask) and self.setup.embeds_in_parts:
             self._cache = GradientCache(self.task, self.model, self.setup, device=self.device)

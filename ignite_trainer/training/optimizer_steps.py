@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from ignite_trainer.protocol.sections import Precision
 from ignite_trainer.support.distributed import average_gradients
 from ignite_trainer.support.errors import RunFailed
+from ignite_trainer.training.parameters import GradientLimit
 
 _MAX_CONSECUTIVE_SKIPS = 40  # brings the scale from 2**16 to less than float16 could need
 
@@ -27,12 +29,20 @@ class OptimizerSteps:
     """Backward passes, and optimizer steps on the accumulated gradients.
 
     If a module has a method `before_optimizer_step`, this method is called when the gradients are complete
-    and unscaled, before the optimizer uses them. A step whose float16 gradients overflow is skipped. With
-    `can_drop`, the model's buffers are copied before each step, as `drop` requires.
+    and unscaled, before the optimizer uses them. The gradients are limited after that, for each rule by
+    itself, because a module may give its gradients any scale, which would dominate the norm of all others. A
+    step whose float16 gradients overflow is skipped. With `can_drop`, the model's buffers are copied before
+    each step, as `drop` requires.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, scaler: GradScaler, *, can_drop: bool = False
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: GradScaler,
+        *,
+        limits: Sequence[GradientLimit] = (),
+        can_drop: bool = False,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
@@ -44,6 +54,8 @@ class OptimizerSteps:
             finish_gradients = getattr(module, "before_optimizer_step", None)
             if callable(finish_gradients):
                 optimizer.register_step_pre_hook(lambda *_, finish=finish_gradients: finish())
+        self._limits = limits
+        optimizer.register_step_pre_hook(self._limit_gradients)
         optimizer.register_step_post_hook(self._taken)
 
     def start(self) -> None:
@@ -96,6 +108,10 @@ class OptimizerSteps:
         # On a CPU, this norm takes ten times as long as one pass over the gradients.
         extremes = [extreme for grad in dense if grad.numel() for extreme in torch.aminmax(grad)]
         return torch.stack(extremes).abs().max() if extremes else torch.tensor(0.0)
+
+    def _limit_gradients(self, *_: object) -> None:
+        for parameters, max_norm in self._limits:
+            clip_grad_norm_(parameters, max_norm)
 
     def _taken(self, *_: object) -> None:
         self._skipped_in_succession = 0

@@ -6,13 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from ignite_trainer.api.self_description import Layer, layers
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.support.errors import ProtocolError
+
+_OF_THE_OPTIMIZER = {"depth_decay", "weight_decay_of", "max_gradient_norm"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,13 @@ class GroupOrigin:
     exempt: bool
 
 
+class GradientLimit(NamedTuple):
+    """A rule's parameters, and the maximum norm of their gradients together."""
+
+    parameters: tuple[nn.Parameter, ...]
+    max_norm: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParameterPlan:
     """The rules of a protocol, applied to one model.
@@ -43,6 +52,7 @@ class ParameterPlan:
             the rules. A rule that trains has one group or, with `depth_decay` or `weight_decay_of`, several,
             the last layer first.
         origins: description of each group.
+        limits: limits of the gradients, one for each rule with `max_gradient_norm`.
         frozen_modules: largest modules in which rules keep all parameters in eval mode; their batch norm
             statistics and dropout are in eval mode, too.
         summary: description of each rule's effect, keyed by the rule's pattern.
@@ -50,6 +60,7 @@ class ParameterPlan:
 
     groups: list[dict[str, Any]]
     origins: list[GroupOrigin]
+    limits: list[GradientLimit]
     frozen_modules: tuple[nn.Module, ...]
     summary: dict[str, str]
 
@@ -105,7 +116,7 @@ def apply_rules(
         count = sum(named[name].numel() for name in names)
         settings = {
             **rule.args,
-            **rule.model_dump(include={"depth_decay", "weight_decay_of"}, exclude_defaults=True),
+            **rule.model_dump(include=_OF_THE_OPTIMIZER, exclude_defaults=True),
         }
         options = ", ".join(f"{key} {value}" for key, value in settings.items())
         how = ("trained" if rule.train else "frozen") + (", eval mode" if rule.keeps_eval_mode else "")
@@ -120,8 +131,17 @@ def apply_rules(
         }
         for origin in origins
     ]
+    limits = [
+        GradientLimit(tuple(named[name] for name in names), rule.max_gradient_norm)
+        for rule, names in zip(rules, taken, strict=True)
+        if rule.max_gradient_norm is not None
+    ]
     return ParameterPlan(
-        groups=groups, origins=origins, frozen_modules=_modules_of(model, in_eval), summary=summary
+        groups=groups,
+        origins=origins,
+        limits=limits,
+        frozen_modules=_modules_of(model, in_eval),
+        summary=summary,
     )
 
 

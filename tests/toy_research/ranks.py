@@ -49,6 +49,24 @@ def _process(
         torch.save(function(*args), folder / f"rank-{number}.pt")
 
 
+def run_limited_and_averaged(root: Path) -> dict[str, Any]:
+    """Run five epochs with limited gradients and a mean of the weights; return the last state's content."""
+    result = run_toy(
+        root,
+        Setup__epochs=5,
+        Setup__batch_of="all",
+        Setup__swa=0.5,
+        Model={"class": "toy_research.network.TwoTowers", "args": {"dropout": 0.0, "norm": False}},
+        Transforms=[{"class": "toy_research.augment.Fit", "args": {"length": 16, "train": False}}],
+        Parameters=[
+            {"match": "left.*", "max_gradient_norm": 0.02},
+            {"match": ".*", "max_gradient_norm": 0.01},
+        ],
+    )
+    assert result.end.last_checkpoint is not None
+    return {"metrics": result.end.last, **torch.load(result.end.last_checkpoint, weights_only=True)}
+
+
 Batches = list[list[int]]
 
 STREAMED = {"class": "toy_research.signals.TonesInStretches", "args": {"fold": 1}}

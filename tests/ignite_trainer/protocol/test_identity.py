@@ -23,6 +23,8 @@ CLASSES: Classes = {"Dataset": Tones}
 CHANGES: dict[str, tuple[dict[str, Any], tuple[bool, bool, bool]]] = {
     "result": ({"Setup__precision": "tf32"}, (False, False, False)),
     "training": ({"Setup__ema": 0.9}, (False, False, False)),
+    "rules": ({"Parameters": [{"match": ".*", "max_gradient_norm": 1.0}]}, (False, False, False)),
+    "mean": ({"Setup__swa": 0.5}, (False, False, False)),
     "run": ({"Setup__seed": 8}, (True, False, False)),
     "data": ({"Dataset__args": {"fold": 2}}, (True, False, False)),
     "evaluations": (

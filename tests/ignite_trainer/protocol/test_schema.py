@@ -171,6 +171,12 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         change("Parameters.1.args", {"lr": 1.0}),
         "Parameters[1].args",
     ),
+    "a decay above 1 by depth": (change("Parameters.0.depth_decay", 2.0), "Parameters[0].depth_decay"),
+    "a limit for frozen parameters": (
+        change("Parameters.1.max_gradient_norm", 1.0),
+        "Parameters[1].max_gradient_norm",
+    ),
+    "an average after all epochs": (change("Setup.swa", 1.0), "Setup.swa"),
     "an unknown interval": (change("Scheduler.interval", "batch"), "Scheduler.interval"),
     "a sweep without values": (change("Sweep", {"Dataset.args.fold": []}), "Sweep.Dataset.args.fold"),
     "a swept value that is not in a list": (change("Sweep", {"Setup.seed": 1}), "Sweep.Setup.seed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,11 +58,12 @@ def train(
     args: dict[str, Any] | None = None,
     epochs: int = 1,
     watch: StepWatch | None = None,
+    rules: Sequence[dict[str, Any]] = ({"match": ".*"},),
     **changes: Any,
 ) -> Trained:
-    """Train all parameters of a model, by default at a rate of 0.5; `changes` apply to the `Setup`."""
+    """Train the parameters of a model, by default all, at a rate of 0.5; `changes` apply to the `Setup`."""
     settings = setup(**changes)
-    plan = apply_rules(model, [ParameterRule(match=".*")])
+    plan = apply_rules(model, [ParameterRule(**rule) for rule in rules])
     chosen = optimizer(plan.groups, **(args or {"lr": 0.5}))
     scaler = loss_scaler(settings.precision, CPU)
     trainer = make_trainer(
