@@ -248,7 +248,7 @@ def _white_noise(streams: SampleRandom, *, like: Tensor) -> Tensor:
 
 
 def _interpolated(values: Tensor, lengths: Tensor, factor: Tensor, *, samples: int) -> Tensor:
-    """Stretch clips `[B, C, T]` by their factors, float64 `[B]`; return the first samples, `[B, C, samples]`."""
+    """Stretch clips `[B, C, T]` by factors, float64 `[B]`; return the first samples, `[B, C, samples]`."""
     factor, last = (to_device_of(values, number)[:, None] for number in (factor, lengths - 1))
     # Output sample j covers [j, j + 1] / factor of the clip: read the clip at the midpoint.
     position = torch.arange(samples, dtype=torch.float64, device=values.device).add_(0.5)
