@@ -22,6 +22,7 @@ from .clip.towers import (
     recompute_transformers,
 )
 from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
+from .esresnet.masks import SpectrogramMasks
 from .losses import Features, Logits, Reduction, pairwise_contrastive_loss, scaled_similarity
 from .matches import Mixtures, Positives
 from .recompute import recompute
@@ -261,9 +262,16 @@ class AudioCLIP(nn.Module, HubLayout):
         features: Tensor = self.audio(audio, check_units=check_units)
         return features
 
-    def encode_audio_with_penalty(self, audio: Tensor) -> AudioFeatures:
-        """Embed audio clips as `encode_audio` does, and compute the wavelet-norm penalty for the loss."""
-        return self.audio.forward_with_penalty(audio)
+    def encode_audio_with_penalty(
+        self, audio: Tensor, *, masks: SpectrogramMasks | None = None
+    ) -> AudioFeatures:
+        """Embed audio clips as `encode_audio` does, and compute the wavelet-norm penalty for the loss.
+
+        Args:
+            audio: audio as for `encode_audio`.
+            masks: masked parts of the spectrograms; None for no masks.
+        """
+        return self.audio.forward_with_penalty(audio, masks=masks)
 
     def encode_image(self, image: Tensor) -> Tensor:
         """Embed images.

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.media import Exhibit
+from ignite_trainer.api.randomness import SampleRandom
 
 _MAX_EXAMPLES = 1000
 
@@ -54,12 +55,17 @@ class Task(ABC):
         gives_features: whether evaluation steps return features.
         multilabel: whether targets in evaluation are 0/1 `[B, K]` rather than int64 `[B]`; None if unknown
             before the first step.
+        random: random streams of the samples that the task is about to embed in training, one for each
+            sample of the batch, such as for augmentation within the model. The trainer sets them before each
+            training step, and before each chunk of it; they depend on the seed, the epoch and the sample. A
+            task derives a stream for each purpose with `random.stream`. None otherwise, as in evaluation.
     """
 
     class_names: Sequence[str] = ()
     takes_unequal_lengths: bool = False
     gives_features: bool = False
     multilabel: bool | None = None
+    random: SampleRandom | None = None
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
         """Check the model and both splits before the first step; raise an error if they are incompatible."""

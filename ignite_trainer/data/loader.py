@@ -42,6 +42,8 @@ from ignite_trainer.support.distributed import rank
 from ignite_trainer.support.errors import ProtocolError, suggest
 from ignite_trainer.support.signals import leave_signals_to_parent
 
+_TASK_STREAM = 2**30  # beyond any transform's position
+
 
 class Batch(NamedTuple):
     """The input of a step.
@@ -53,10 +55,19 @@ class Batch(NamedTuple):
             `PaddedBatch` if the loader accepts them; a field that some samples lack becomes a `PartialBatch`.
             `sample` is None for an empty batch, which occurs only in evaluation: its samples are unreadable,
             or the other processes hold all of them.
+        random: the samples' streams for `Task.random`, independent of those of the transforms. Steps draw
+            from copies, so a step that is repeated draws the same numbers.
     """
 
     indices: Tensor
     sample: Any
+    random: SampleRandom | None = None
+
+    def part(self, rows: slice) -> Batch:
+        """Return the given rows of the batch; `rows` must have a start and a stop."""
+        positions = torch.arange(rows.start, rows.stop)
+        random = None if self.random is None else self.random.select(positions)
+        return Batch(self.indices[rows], slice_batch(self.sample, rows), random)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +217,10 @@ class SplitLoader:
         order = (self._streamed or self._order).indices(epoch)
         return partner_of(index, order, batch_size=self._order.batch_size)
 
+    def streams(self, indices: Sequence[int] | Tensor, *, epoch: int) -> SampleRandom:
+        """Make the random streams that the samples have in `Task.random` in an epoch."""
+        return SampleRandom.of(seed=self._seed, epoch=epoch, indices=indices).stream(_TASK_STREAM)
+
     def __iter__(self) -> Iterator[Batch]:
         epoch = self._order.epoch = self._epoch
         self._order.start = self._start
@@ -289,7 +304,7 @@ class SplitLoader:
         if rows is not None:
             read, sample = read._replace(indices=read.indices[rows]), slice_batch(sample, rows)
         fields = [_unpad(field, unequal_lengths=self._unequal_lengths) for field in sample]
-        return Batch(read.indices, rebuild(sample, fields))
+        return Batch(read.indices, rebuild(sample, fields), self.streams(read.indices, epoch=epoch))
 
 
 def _processors() -> int:

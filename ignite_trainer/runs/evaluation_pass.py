@@ -116,11 +116,11 @@ class SplitPass:
     def _step(self, engine: Engine, collector: PredictionCollector) -> None:
         if engine.state.output is None:  # no sample in the batch is readable
             return
-        (indices, sample), output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
-        collector.add(indices, output.y_pred, output.y)
+        batch, output = cast(Batch, engine.state.batch), cast(StepOutput, engine.state.output)
+        collector.add(batch.indices, output.y_pred, output.y)
         with self._computing():
             for evaluation in self._measuring():
-                evaluation.step(self._parts.model, indices, sample, output)
+                evaluation.step(self._parts.model, batch.indices, batch.sample, output)
 
     def _measuring(self) -> Collection[Evaluation]:
         """Return the evaluations that are due; only the main process has any, as it gets all outputs."""

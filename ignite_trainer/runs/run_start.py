@@ -26,6 +26,7 @@ from ignite_trainer.protocol.sections import ClassSpec, Protocol
 from ignite_trainer.runs.assembly import Parts
 from ignite_trainer.support.distributed import world_size
 from ignite_trainer.training import metrics
+from ignite_trainer.training.forward import task_streams
 
 
 def describe_start(
@@ -152,7 +153,9 @@ class RunGallery(Gallery):
         def show() -> Sequence[Exhibit]:
             sample = loader.one(position, epoch=1, transformed=transformed)
             facts.update(mixtures(sample))
-            return task.portray_sample(model, sample)
+            augmented = transformed and loader is self._parts.training
+            with task_streams(task, loader.streams([position], epoch=1) if augmented else None):
+                return task.portray_sample(model, sample)
 
         exhibits = self._shown(sample_name(dataset, position), show)
         return Portrait(record=facts, exhibits=exhibits)

@@ -15,7 +15,6 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import slice_batch
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Setup
@@ -183,7 +182,7 @@ class _TrainingStep:
         def attempt(size: int) -> None:
             self.optimizer.zero_grad()
             torch.cuda.empty_cache()
-            part = Batch(batch.indices[:size], slice_batch(batch.sample, slice(0, size)))
+            part = batch.part(slice(0, size))
             left_free = torch.empty(free, dtype=torch.uint8, device=self.device)
             for _ in range(2):  # the second step also needs memory for the optimizer state
                 output = self._forward(part).output

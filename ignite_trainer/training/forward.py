@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ignite_trainer.api.batch import PartialBatch, field_values, rows_with_field, slice_batch
+from ignite_trainer.api.batch import PartialBatch, field_values, rows_with_field
+from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Precision, Setup
@@ -66,6 +67,17 @@ def autocast(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def task_streams(task: Task, random: SampleRandom | None) -> Iterator[None]:
+    """Set `Task.random` to a copy of these streams."""
+    if random is not None:
+        task.random = random.select(torch.arange(len(random)))
+    try:
+        yield
+    finally:
+        task.random = None
+
+
 class JointResult(NamedTuple):
     """The result of a step over the global batch.
 
@@ -82,11 +94,14 @@ class JointResult(NamedTuple):
 
 def training_step(task: Task, model: nn.Module, batch: Batch) -> JointResult:
     """Take a training step; the caller must average the gradients of its loss over the processes."""
+    if world_size() > 1 and isinstance(task, EmbeddingTask):
+        with task_streams(task, batch.random):
+            embeddings = task.embed(model, batch.sample)
+        return comparison(task, model, embeddings, batch)
+    with task_streams(task, batch.random):
+        output = task.training_step(model, batch.sample)
     if world_size() == 1:
-        return JointResult(task.training_step(model, batch.sample), batch)
-    if isinstance(task, EmbeddingTask):
-        return comparison(task, model, task.embed(model, batch.sample), batch)
-    output = task.training_step(model, batch.sample)
+        return JointResult(output, batch)
     whole, tensors = _share(batch, {"y_pred": output.y_pred.detach(), "y": output.y}, output.y_pred.device)
     return JointResult(
         StepOutput(tensors["y_pred"], tensors["y"], _mean_loss(output.loss, batch, whole)), whole
@@ -138,9 +153,9 @@ def _mean_loss(loss: Tensor | None, batch: Batch, whole: Batch) -> Tensor | None
 
 
 class _EmbeddedPart(NamedTuple):
-    """A part of a batch: its samples, the random state before embedding, and the rows of its embeddings."""
+    """A part of a batch, the random state before embedding, and the rows of its embeddings."""
 
-    sample: Any
+    batch: Batch
     random: dict[str, Any]
     rows: dict[str, slice]
 
@@ -180,18 +195,18 @@ class GradientCache:
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
-        for part in parts_of(len(batch.indices), self.setup, self.task):
-            samples, random = slice_batch(batch.sample, part), random_state.capture()
+        for place in parts_of(len(batch.indices), self.setup, self.task):
+            part, random = batch.part(place), random_state.capture()
             # An autocast block caches 16-bit copies of the parameters. The copies made here have no gradient,
             # so each pass needs a separate block.
-            with torch.no_grad(), autocast(self.setup.precision, self.device):
-                embeddings = self.task.embed(self.model, samples)
+            with torch.no_grad():
+                embeddings = self._embed(part)
             rows = {}
             for name, values in embeddings.items():
                 before = sum(map(len, embedded.setdefault(name, [])))
                 rows[name] = slice(before, before + len(values))
                 embedded[name].append(values)
-            self._parts.append(_EmbeddedPart(samples, random, rows))
+            self._parts.append(_EmbeddedPart(part, random, rows))
         self._embeddings = {
             name: torch.cat(values).requires_grad_(values[0].is_floating_point())
             for name, values in embedded.items()
@@ -211,8 +226,7 @@ class GradientCache:
         self._put_buffers(self._buffers)
         for part in parts:
             random_state.reinstate(part.random)
-            with autocast(self.setup.precision, self.device):
-                embeddings = self.task.embed(self.model, part.sample)
+            embeddings = self._embed(part.batch)
             learned = [name for name in gradients if name in embeddings and embeddings[name].requires_grad]
             if learned:
                 with record_function("step/backward"):
@@ -222,6 +236,10 @@ class GradientCache:
                     )
         random_state.reinstate(random)
         self._put_buffers(buffers)
+
+    def _embed(self, part: Batch) -> Mapping[str, Tensor]:
+        with task_streams(self.task, part.random), autocast(self.setup.precision, self.device):
+            return self.task.embed(self.model, part.sample)
 
     def _moving_buffers(self) -> list[Tensor]:
         """List the buffers of modules in train mode, mostly running statistics."""

@@ -174,7 +174,7 @@ def _without(batch: Batch, rows: dict[str, list[int]]) -> Batch:
         kept = ~torch.isin(owners, torch.tensor(lone))
         reduced = PartialBatch(owners[kept], values[kept.to(values.device)]) if kept.any() else None
         fields[positions[name]] = reduced
-    return Batch(batch.indices, rebuild(batch.sample, fields))
+    return batch._replace(sample=rebuild(batch.sample, fields))
 
 
 def _arrays(sample: Any) -> dict[str, int]:

@@ -18,6 +18,7 @@ from . import spectrogram
 from .attention import Gate
 from .fbsp import SplineWavelets
 from .inference import inference_copy
+from .masks import SpectrogramMasks, masked, refuse_other_masks
 
 ARCHITECTURE = (
     *("n_fft", "hop_length", "win_length", "window", "normalized", "onesided"),
@@ -167,10 +168,18 @@ class ESResNeXt(nn.Module):
         """
         return self._embed(audio, self._bank(), check_units=check_units)
 
-    def forward_with_penalty(self, audio: Tensor, *, check_units: bool = True) -> AudioFeatures:
-        """Embed audio clips as `forward` does, and compute the penalty from the same wavelet bank."""
+    def forward_with_penalty(
+        self, audio: Tensor, *, check_units: bool = True, masks: SpectrogramMasks | None = None
+    ) -> AudioFeatures:
+        """Embed audio clips as `forward` does, and compute the penalty from the same wavelet bank.
+
+        Args:
+            audio: audio as for `forward`.
+            check_units: units are checked as in `forward`.
+            masks: masked parts of the image that enters the backbone; None for no masks.
+        """
         bank = self._bank()
-        features = self._embed(audio, bank, check_units=check_units)
+        features = self._embed(audio, bank, check_units=check_units, masks=masks)
         return AudioFeatures(features, self._penalty(bank))
 
     def wavelet_penalty(self) -> Tensor:
@@ -181,18 +190,19 @@ class ESResNeXt(nn.Module):
         """Compute the power spectrogram of audio `[B, C, T]` in three bands, `[B, C, 3, H, W]`."""
         return self._power(audio, self._bank())
 
-    def decibels(self, audio: Tensor) -> Tensor:
+    def decibels(self, audio: Tensor, *, masks: SpectrogramMasks | None = None) -> Tensor:
         """Compute the image that enters the backbone.
 
         Args:
             audio: audio as for `forward`.
+            masks: masked parts of the image; None for no masks.
 
         Returns:
             `[B, C, 3, H, W]`, dB: three bands from low to high frequency, with H bins each (341 by default)
             and W = N frames, unless resized. float64 for a float64 model, otherwise float32, even under
             autocast.
         """
-        return spectrogram.decibels(self.power(audio))
+        return self._masked(spectrogram.decibels(self.power(audio)), masks)
 
     def compile_towers(self) -> None:
         """Compile the tower as a single function from samples to features, once per input shape.
@@ -225,20 +235,35 @@ class ESResNeXt(nn.Module):
             self._inference_tower.drop()
         return super().train(mode)
 
-    def _embed(self, audio: Tensor, bank: Tensor | None, *, check_units: bool) -> Tensor:
+    def _embed(
+        self,
+        audio: Tensor,
+        bank: Tensor | None,
+        *,
+        check_units: bool,
+        masks: SpectrogramMasks | None = None,
+    ) -> Tensor:
         if check_units and not self.training:  # in training, reading the peak would make the host wait
             refuse_unit_range(audio)
         if self.compiled:
             with record_function("step/audio tower"):
-                return _compiled_features()(self, audio, bank)
+                return _compiled_features()(self, audio, bank, masks)
         with record_function("step/wavelets"):
             image = spectrogram.decibels(self._power(audio, bank))
+        with record_function("step/augmentation"):
+            image = self._masked(image, masks)
         with record_function("step/audio tower"):
             return self._classify(image)
 
-    def _features(self, audio: Tensor, bank: Tensor | None) -> Tensor:
+    def _features(self, audio: Tensor, bank: Tensor | None, masks: SpectrogramMasks | None) -> Tensor:
         """Embed `[B, C, T]`; `_compiled_features` compiles this function."""
-        return self._classify(spectrogram.decibels(self._power(audio, bank)))
+        return self._classify(self._masked(spectrogram.decibels(self._power(audio, bank)), masks))
+
+    def _masked(self, image: Tensor, masks: SpectrogramMasks | None) -> Tensor:
+        if masks is None:
+            return image
+        refuse_other_masks(masks, clips=len(image))
+        return masked(image, masks, two_sided=not self.onesided)
 
     def _bank(self) -> Tensor | None:
         if self.fbsp is None:
@@ -342,11 +367,9 @@ class ESResNeXt(nn.Module):
 
 
 @functools.cache
-def _compiled_features() -> Callable[[ESResNeXt, Tensor, Tensor | None], Tensor]:
+def _compiled_features() -> Callable[..., Tensor]:
     """Compile `ESResNeXt._features` for all towers and their copies."""
-    compiled: Callable[[ESResNeXt, Tensor, Tensor | None], Tensor] = torch.compile(
-        ESResNeXt._features, dynamic=False
-    )
+    compiled: Callable[..., Tensor] = torch.compile(ESResNeXt._features, dynamic=False)
     return compiled
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from model.audioclip import AudioCLIP
 
 STEPS = 5
+MASKS = {"time": 1, "max_time": 0.3, "frequency": 1, "max_frequency": 0.3}
 
 
 class Reached(NamedTuple):
@@ -88,7 +89,7 @@ def train_audioclip(
     rules = [ParameterRule(match=r"visual\..*", train=False)]
     if norms == "eval":
         rules.append(STANDING_NORMS)
-    task = AudioTextContrastive(positives="same_label")
+    task = AudioTextContrastive(positives="same_label", spectrogram_masks=MASKS)
     return train(
         model, task, Noises(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5, steps=steps
     )
@@ -123,7 +124,16 @@ def train_three_modalities(dtype: torch.dtype, batch: int, *, chunk: int | None 
 
     model = small_audioclip(dtype, spectrum="stft", size=32)
     rules = [STANDING_NORMS, ParameterRule(match=r"visual\..*", mode="eval")]
-    return train(model, Contrastive(), Scenes(dtype), [], batch=batch, chunk=chunk, rules=rules, rate=1e-5)
+    return train(
+        model,
+        Contrastive(spectrogram_masks=MASKS),
+        Scenes(dtype),
+        [],
+        batch=batch,
+        chunk=chunk,
+        rules=rules,
+        rate=1e-5,
+    )
 
 
 class Scenes(Dataset[Any]):

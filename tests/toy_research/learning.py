@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ignite.metrics import Metric
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ignite_trainer.api.media import Exhibit
 from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from toy_research.network import TwoTowers
 
@@ -188,3 +189,31 @@ class Pairing(EmbeddingTask):
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         return StepOutput(model(batch.signal), batch.target)
+
+
+class Jittered(Pairing):
+    """A task that adds noise to the signals in training, and notes the noise of each sample's first value.
+
+    Attributes:
+        drawn: noise of each call of `embed`.
+        shown: noise that each portrait would have; None without streams.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[list[float]] = []
+        self.shown: list[float | None] = []
+
+    def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        assert self.random is not None
+        noise = self.random.normal(batch.signal.shape[-1])[:, None]
+        self.drawn.append(noise[:, 0, 0].tolist())
+        return super().embed(model, batch._replace(signal=batch.signal + noise.to(batch.signal.dtype)))
+
+    def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
+        assert self.random is None
+        return super().evaluation_step(model, batch)
+
+    def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
+        self.shown.append(None if self.random is None else float(self.random.normal(1)))
+        return [Exhibit(what="Nothing", media_type="image/png", content=b"")]

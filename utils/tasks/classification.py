@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch.profiler import record_function
 from ignite_trainer.api.batch import Mixed, field_values, rows_with_field
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
-from model.esresnet import ESResNeXt
+from model.esresnet import ESResNeXt, SpectrogramMasks
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.mixing import own_values
+from utils.tasks.random_masks import RandomMasks
 
 
 class Classification(ShowsAudio):
@@ -36,13 +37,24 @@ class Classification(ShowsAudio):
         label_smoothing: share of the uniform distribution in the targets, 0..1 (arXiv 1512.00567, section 7).
             With `multilabel`, each class has a distribution over yes and no, so a target y becomes
             `(1 - label_smoothing) * y + label_smoothing / 2`.
+        spectrogram_masks: masks of the spectrogram in training (SpecAugment, arXiv 1904.08779): the numbers
+            of "time" and "frequency" masks, by default 0, and their maximum widths, "max_time" and
+            "max_frequency", as shares of the axis, by default 0.1. Masked parts have the mean level of the
+            clip's spectrogram, in dB. None for no masks.
     """
 
-    def __init__(self, *, multilabel: bool = False, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        multilabel: bool = False,
+        label_smoothing: float = 0.0,
+        spectrogram_masks: Mapping[str, float] | None = None,
+    ) -> None:
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be between 0 and 1.")
         self._multilabel = multilabel
         self._label_smoothing = label_smoothing
+        self.random_masks = RandomMasks.of(spectrogram_masks)
         self._classes = Classes([])
 
     def prepare(self, model: nn.Module, *, train: Any, test: Any) -> None:
@@ -51,6 +63,8 @@ class Classification(ShowsAudio):
         self.class_names = tuple(self._classes.names)
         self.multilabel = self._multilabel
         self.portraits = Portraits.of(model, test)
+        if self.random_masks:
+            self.random_masks.check(model)
         check_audio(train)
         check_audio(test)
         if isinstance(model, ESResNeXt) and model.fc.out_features != len(self._classes):
@@ -84,7 +98,7 @@ class Classification(ShowsAudio):
             parameter = next(parameter for parameter in model.parameters() if parameter.requires_grad)
             nothing = self._score(parameter.new_zeros(0, len(self._classes)), [])
             return nothing._replace(loss=0.0 * parameter.sum())
-        logits, penalty = _forward(model, audio)
+        logits, penalty = _forward(model, audio, self.draw_masks(batch.audio))
         heard = rows_with_field(batch.audio, len(audio)).tolist()
         labels = [batch.labels[row] for row in heard]
         output = self._score(logits, own_values(labels))
@@ -117,8 +131,10 @@ class Classification(ShowsAudio):
         return StepOutput(logits.sigmoid() if self._multilabel else logits.softmax(dim=-1), targets)
 
 
-def _forward(model: nn.Module, audio: Tensor) -> tuple[Tensor, Tensor | float]:
+def _forward(
+    model: nn.Module, audio: Tensor, masks: SpectrogramMasks | None = None
+) -> tuple[Tensor, Tensor | float]:
     if isinstance(model, ESResNeXt):
         # The units were checked before the run; a quiet batch is not an error.
-        return model.forward_with_penalty(audio, check_units=False)
+        return model.forward_with_penalty(audio, check_units=False, masks=masks)
     return model(audio), 0.0

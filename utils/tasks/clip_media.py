@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ignite_trainer.api.batch import PaddedBatch, PartialBatch
+from ignite_trainer.api.batch import PaddedBatch, PartialBatch, field_values, rows_with_field
 from ignite_trainer.api.media import Exhibit
 from ignite_trainer.api.task import Task
-from model.esresnet import ESResNeXt
+from model.esresnet import ESResNeXt, SpectrogramMasks
 from utils.shards.writing import encode_sound
 from utils.tasks.labels import SAMPLE_RATE
+from utils.tasks.random_masks import RandomMasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,17 +54,23 @@ class Portraits:
         rate = int(getattr(dataset, "sample_rate", SAMPLE_RATE))
         return cls(tower if isinstance(tower, ESResNeXt) else None, sample_rate=rate)
 
-    def sample(self, audio: Any) -> Sequence[Exhibit]:
-        """Show the only clip in a batch `[1, C, T]`, in 16-bit units; show nothing if it has no sound."""
+    def sample(self, audio: Any, *, masks: SpectrogramMasks | None = None) -> Sequence[Exhibit]:
+        """Show the only clip in a batch `[1, C, T]`, in 16-bit units; show nothing if it has no sound.
+
+        The spectrogram has the clip's `masks`, which need an audio tower.
+        """
         while isinstance(audio, PartialBatch | PaddedBatch):
             audio = audio.values
         if audio is None:
             return ()
         clip = audio[0, :, : round(LONGEST_SECONDS * self._rate)].float()
+        if masks is not None:
+            masks = masks._replace(time=masks.time * audio.shape[-1] / clip.shape[-1])
         sound = encode_sound(clip.cpu(), self._rate, "ogg")
+        picture = self._picture(clip, masks)
         return (
             Exhibit(what="The clip", media_type="audio/ogg", content=sound),
-            Exhibit(what="Waveform and spectrogram", media_type="image/png", content=self._picture(clip)),
+            Exhibit(what="Waveform and spectrogram", media_type="image/png", content=picture),
         )
 
     def wavelets(self) -> Sequence[Exhibit]:
@@ -74,23 +81,24 @@ class Portraits:
         content, explanation = _png(self._wavelet_figure()), self._explanation()
         return (Exhibit(what=what, media_type="image/png", content=content, explanation=explanation),)
 
-    def decibels(self, clip: Tensor) -> NDArray[np.float32]:
+    def decibels(self, clip: Tensor, *, masks: SpectrogramMasks | None = None) -> NDArray[np.float32]:
         """Return a clip's spectrogram `[K, N]`, in dB, as the backbone sees it, low frequencies first.
 
         Args:
             clip: audio `[C, T]`, 16-bit units.
+            masks: masks of one clip; None for no masks.
         """
         if self._tower is None:
             window = torch.hann_window(1024, device=clip.device)
             spectrum = torch.stft(clip[0] / 32768, 1024, 512, window=window, return_complex=True)
             image = 10 * torch.log10(spectrum.abs().square() + 1e-12)
         else:
-            image = self._tower.decibels(clip[None])[0, 0].flatten(0, 1)  # [3, H, W] -> [3H, W]
+            image = self._tower.decibels(clip[None], masks=masks)[0, 0].flatten(0, 1)  # [3, H, W] -> [3H, W]
         shown: NDArray[np.float32] = image.detach().float().cpu().numpy()
         return shown
 
-    def _picture(self, clip: Tensor) -> bytes:
-        image, seconds = self.decibels(clip), clip.shape[-1] / self._rate
+    def _picture(self, clip: Tensor, masks: SpectrogramMasks | None) -> bytes:
+        image, seconds = self.decibels(clip, masks=masks), clip.shape[-1] / self._rate
         figure = _figure(7.2, 3.4)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2.6))
         mono = clip[0].cpu().numpy() / 32768
@@ -203,13 +211,26 @@ class Portraits:
 
 
 class ShowsAudio(Task):
-    """A task that shows clips and wavelets; `prepare` sets its `portraits`."""
+    """A task that shows clips and wavelets; `prepare` sets its `portraits`.
+
+    Attributes:
+        portraits: plots of clips and of the tower's wavelets.
+        random_masks: masks of spectrograms in training; None for no masks.
+    """
 
     portraits = Portraits()
+    random_masks: RandomMasks | None = None
+
+    def draw_masks(self, audio: Any) -> SpectrogramMasks | None:
+        """Draw masks for the clips in a batch's field `audio`; None outside training and without clips."""
+        if self.random_masks is None or self.random is None or audio is None:
+            return None
+        random = self.random.select(rows_with_field(audio, len(self.random)))
+        return self.random_masks.draw(random, device=field_values(audio).device)
 
     def portray_sample(self, model: nn.Module, batch: Any) -> Sequence[Exhibit]:  # noqa: ARG002
-        """Show a clip's sound, its waveform, and the spectrogram that the backbone sees."""
-        return self.portraits.sample(batch.audio)
+        """Show a clip's sound, its waveform, and the spectrogram that the backbone sees, with any masks."""
+        return self.portraits.sample(batch.audio, masks=self.draw_masks(batch.audio))
 
     def portray_model(self, model: nn.Module) -> Sequence[Exhibit]:  # noqa: ARG002
         """Show the current wavelets alongside the initial wavelets."""

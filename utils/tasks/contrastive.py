@@ -22,6 +22,7 @@ from utils.tasks.clip_media import Portraits, ShowsAudio
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.mixing import mixtures_of, own_values, weights_of
 from utils.tasks.prompts import Prompts
+from utils.tasks.random_masks import RandomMasks
 
 
 class ContrastiveTask(ShowsAudio, EmbeddingTask):
@@ -43,6 +44,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         reduction: Reduction,
         label_smoothing: float,
         window_samples: int | None,
+        spectrogram_masks: Mapping[str, float] | None,
     ) -> None:
         for name, value, allowed in (
             ("positives", positives, get_args(Positives)),
@@ -59,6 +61,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         self._reduction: Reduction = reduction
         self._label_smoothing = label_smoothing
         self._window_samples = window_samples
+        self.random_masks = RandomMasks.of(spectrogram_masks)
         self.takes_unequal_lengths = window_samples is not None
         self._classes = Classes([])
         self._sample_rate: int | None = None
@@ -70,6 +73,8 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         self.class_names = tuple(self._classes.names)
         self.multilabel = embedder.multilabel
         self.portraits = Portraits.of(getattr(model, "audio", None), test)
+        if self.random_masks:
+            self.random_masks.check(model)
         self._sample_rate = getattr(test, "sample_rate", None)
         if embedder.sample_rate and self._sample_rate is None:
             raise ValueError(
@@ -180,6 +185,10 @@ class AudioTextContrastive(ContrastiveTask):
         class_texts: texts that replace class names, such as {"can opening": "opening a can"}.
         window_samples: window length in evaluation, in samples. The features of longer clips are averaged
             over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
+        spectrogram_masks: masks of the spectrogram in training (SpecAugment, arXiv 1904.08779): the numbers
+            of "time" and "frequency" masks, by default 0, and their maximum widths, "max_time" and
+            "max_frequency", as shares of the axis, by default 0.1. Masked parts have the mean level of the
+            clip's spectrogram, in dB. None for no masks.
     """
 
     def __init__(
@@ -192,6 +201,7 @@ class AudioTextContrastive(ContrastiveTask):
         class_weights: Mapping[str, float] | None = None,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
+        spectrogram_masks: Mapping[str, float] | None = None,
     ) -> None:
         prompts = Prompts(template, class_texts)
         super().__init__(
@@ -200,6 +210,7 @@ class AudioTextContrastive(ContrastiveTask):
             reduction=reduction,
             label_smoothing=label_smoothing,
             window_samples=window_samples,
+            spectrogram_masks=spectrogram_masks,
         )
         self._class_weights = class_weights
 
@@ -265,7 +276,8 @@ class AudioTextContrastive(ContrastiveTask):
         return StepOutput(scores, targets, features=features)
 
     def _embed(self, model: AudioCLIP, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
-        features, penalty = model.encode_audio_with_penalty(batch.audio)
+        masks = self.draw_masks(batch.audio)
+        features, penalty = model.encode_audio_with_penalty(batch.audio, masks=masks)
         audio = normalised(features)
         return {"audio": audio, "text": self._prompts.encode(model, own_values(batch.labels))}, penalty
 

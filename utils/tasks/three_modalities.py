@@ -13,6 +13,7 @@ from ignite_trainer.api.batch import Mixed, PaddedBatch, PartialBatch, field_val
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
+from model.esresnet import SpectrogramMasks
 from model.interfaces import AudioTextModel, ThreeModalityModel
 from model.losses import Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
 from model.matches import Mixtures, Positives
@@ -61,6 +62,10 @@ class Contrastive(ContrastiveTask):
         class_texts: texts that replace class names, by class name.
         window_samples: window length in evaluation, in samples. The features of longer clips are averaged
             over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
+        spectrogram_masks: masks of the spectrogram in training (SpecAugment, arXiv 1904.08779): the numbers
+            of "time" and "frequency" masks, by default 0, and their maximum widths, "max_time" and
+            "max_frequency", as shares of the axis, by default 0.1. Masked parts have the mean level of the
+            clip's spectrogram, in dB. None for no masks.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Contrastive(ContrastiveTask):
         label_smoothing: float = 0.0,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
+        spectrogram_masks: Mapping[str, float] | None = None,
     ) -> None:
         prompts = Prompts(template, class_texts, shorten=True)
         super().__init__(
@@ -81,6 +87,7 @@ class Contrastive(ContrastiveTask):
             reduction=reduction,
             label_smoothing=label_smoothing,
             window_samples=window_samples,
+            spectrogram_masks=spectrogram_masks,
         )
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
@@ -134,7 +141,8 @@ class Contrastive(ContrastiveTask):
 
     def embed(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed each modality: normalised, `[n, D]`, with one row per sample that has the modality."""
-        return self._embed(self.audioclip(model), _Given.of(batch, self._modalities))[0]
+        audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
+        return self._embed(audioclip, given, self.draw_masks(batch.audio))[0]
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and as scores the similarities of the batch's first pair of modalities."""
@@ -145,7 +153,7 @@ class Contrastive(ContrastiveTask):
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
-        embeddings, penalty = self._embed(audioclip, given)
+        embeddings, penalty = self._embed(audioclip, given, self.draw_masks(batch.audio))
         return self._compare(audioclip, embeddings, given, penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
@@ -180,12 +188,14 @@ class Contrastive(ContrastiveTask):
         targets = self._classes.targets(given.labels, multilabel=embedder.multilabel, device=embedder.device)
         return StepOutput(self.class_scores(embedder, chosen), targets, features=features, counts=counts)
 
-    def _embed(self, model: AudioCLIP, given: _Given) -> tuple[dict[str, Tensor], Tensor | None]:
+    def _embed(
+        self, model: AudioCLIP, given: _Given, masks: SpectrogramMasks | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Embed the modalities in a batch for training; if it has audio, also return the penalty."""
         found: dict[str, Tensor] = {}
         penalty = None
         if given.audio is not None:
-            features, penalty = model.encode_audio_with_penalty(given.audio)
+            features, penalty = model.encode_audio_with_penalty(given.audio, masks=masks)
             found["audio"] = normalised(features)
         return found | self._embed_others(model, given), penalty
 

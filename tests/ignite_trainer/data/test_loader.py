@@ -112,6 +112,45 @@ def test_each_transform_has_separate_random_numbers() -> None:
         assert not torch.allclose(twice[index] - signal, 2 * (once[index] - signal))
 
 
+def streams_of_tasks(batches: list[Batch]) -> dict[int, float]:
+    """Return the next number of each sample's stream for tasks, keyed by index."""
+    found: dict[int, float] = {}
+    for batch in batches:
+        assert batch.random is not None
+        numbers = batch.random.select(torch.arange(len(batch.indices))).uniform().tolist()
+        found.update(zip(batch.indices.tolist(), numbers, strict=True))
+    return found
+
+
+def test_streams_for_tasks_depend_only_on_the_sample_the_epoch_and_the_seed() -> None:
+    batches = loader(Fit(length=16))
+    expected = streams_of_tasks(epoch(batches))
+    assert len(set(expected.values())) == len(expected) == len(Tones())
+    variants: list[dict[str, Any]] = [{"batch_size": 3}, {"workers": 2}, {"batch_size": 20, "shuffle": False}]
+    for options in variants:
+        assert streams_of_tasks(epoch(loader(Fit(length=16), **options))) == expected
+    assert streams_of_tasks(epoch(loader(lambda value: value[:, :4]))) == expected
+    resumed = streams_of_tasks(epoch(batches, start=2))
+    assert resumed == {index: expected[index] for index in resumed}
+    assert 0 < len(resumed) < len(expected)
+    other = streams_of_tasks(epoch(batches, 2)), streams_of_tasks(epoch(loader(Fit(length=16), seed=6)))
+    assert all(one[index] != expected[index] for one in other for index in expected)
+    of_transforms = SampleRandom.of(seed=5, epoch=1, indices=sorted(expected))
+    for position in range(-5, 20):
+        numbers = of_transforms.stream(position).uniform().tolist()
+        assert not set(numbers) & set(expected.values())
+    assert batches.streams([7, 2], epoch=1).uniform().tolist() == [expected[7], expected[2]]
+
+
+def test_a_part_of_a_batch_has_the_streams_of_its_samples() -> None:
+    (batch,) = epoch(loader(Fit(length=16), batch_size=20))
+    part = batch.part(slice(3, 8))
+    expected = streams_of_tasks([batch])
+    assert streams_of_tasks([part]) == {int(index): expected[int(index)] for index in batch.indices[3:8]}
+    assert torch.equal(part.sample.signal, batch.sample.signal[3:8])
+    assert batch._replace(random=None).part(slice(0, 2)).random is None
+
+
 def test_equal_seeds_have_equal_orders_and_epochs_differ() -> None:
     def order(number: int, **options: Any) -> list[int]:
         found = [
