@@ -49,13 +49,21 @@ class SampleRandom:
         self._draws = 0
 
     @classmethod
-    def of(cls, *, seed: int, epoch: int, indices: Sequence[int] | Tensor) -> SampleRandom:
+    def of(
+        cls,
+        *,
+        seed: int,
+        epoch: int,
+        indices: Sequence[int] | Tensor,
+        repetitions: Sequence[int] | Tensor = (),
+    ) -> SampleRandom:
         """Make the streams for samples in one epoch.
 
         Args:
             seed: seed of the run.
             epoch: number of the epoch.
             indices: positions of the B samples in the data set.
+            repetitions: for each sample, how often it was drawn before in this epoch; by default, never.
 
         Example:
             >>> together = SampleRandom.of(seed=1, epoch=2, indices=[7, 8]).uniform()
@@ -67,6 +75,10 @@ class SampleRandom:
         keys = torch.zeros_like(indices)
         for word in (seed & _MASK, (seed >> 32) & _MASK, epoch, indices):
             keys = _fold(keys, word)
+        if len(repetitions):
+            repeated = torch.as_tensor(repetitions, dtype=torch.int64)
+            # A sample that is drawn once has the same numbers with any `Setup.sampling`.
+            keys = torch.where(repeated > 0, _fold(keys, repeated), keys)
         return cls(keys)
 
     @classmethod

@@ -17,7 +17,8 @@ None of these attributes is required, but they improve reports, tables and predi
     dataset.sources_remedy   advice for messages about recordings that training and evaluation share
     dataset.excluded         number of training samples that an argument leaves out because of their
                              recordings, by the list that names these
-    dataset.listing(index)   facts about a sample; its attribute `place` names the sample in messages
+    dataset.listing(index)   facts about a sample; its attribute `place` names the sample in messages, and its
+                             attribute `labels`, a sequence of names, is used by `Setup.sampling`
     dataset.look_at(index)   a sample, read without the slow work of `prepare`, for checks before a run. If a
                              data set has `prepare` but no `look_at`, `--check` reads no samples, and a run
                              reads samples only after `prepare`
@@ -144,6 +145,12 @@ def place(dataset: Any, index: int) -> str:
     """Return the place where the sample at `index` is listed, or its name."""
     describe = getattr(dataset, "listing", None)
     return str(describe(index).place) if callable(describe) else sample_name(dataset, index)
+
+
+def labels(dataset: Any, index: int) -> Sequence[str] | None:
+    """Return the labels of the sample at `index`, without reading it; None if the data set lists none."""
+    describe = getattr(dataset, "listing", None)
+    return getattr(describe(index), "labels", None) if callable(describe) else None
 
 
 def record(dataset: Any, index: int) -> Mapping[str, str | int]:

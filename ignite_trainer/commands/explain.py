@@ -17,14 +17,13 @@ from pathlib import Path
 from ignite.utils import manual_seed
 from tqdm import tqdm
 
-from ignite_trainer.api.reporter import Split
 from ignite_trainer.commands.check_room import ModelSize, checkpoint_space, memory_findings, room_findings
 from ignite_trainer.commands.estimates import Estimates, estimate
 from ignite_trainer.protocol.blueprint import Blueprint, draw
 from ignite_trainer.protocol.loading import trace
 from ignite_trainer.protocol.overrides import Override
 from ignite_trainer.protocol.sections import Protocol
-from ignite_trainer.runs.assembly import assemble
+from ignite_trainer.runs.assembly import Parts, assemble
 from ignite_trainer.runs.model_preparation import plan_training, try_out_model, with_random_weights
 from ignite_trainer.support.distributed import world_size
 from ignite_trainer.support.errors import ProtocolError
@@ -94,7 +93,7 @@ def _explain_run(path: Path, blueprint: Blueprint, *, runs: int) -> None:
         parts.close()
     show_rows(f"{path}: a batch", found.batch.items(), columns=("field", "shape"))
     show_rows(f"{path}: the model's modules", found.stages.items(), columns=("module", "output"))
-    facts = _facts(found, parts.sizes, compiled=protocol.setup.compile)
+    facts = _facts(found, parts, compiled=protocol.setup.compile)
     findings = room_findings([space] * runs, facts)
     if found.peak_bytes is None:
         facts["Memory"] = "unknown: this system does not report it"
@@ -132,11 +131,14 @@ def _show_layers(path: Path, blueprint: Blueprint, plan: ParameterPlan) -> None:
     show_rows(f"{path}: layers", rows, columns=columns)
 
 
-def _facts(found: Estimates, sizes: Mapping[Split, int], *, compiled: bool) -> dict[str, str]:
+def _facts(found: Estimates, parts: Parts, *, compiled: bool) -> dict[str, str]:
+    sizes, sampling = parts.sizes, parts.training.sampling
     trains = "training" in found.steps
     validation = f"{sizes['validation']:,} for validation, " if "validation" in sizes else ""
     samples = f"{sizes['train']:,} for training, {validation}{sizes['test']:,} held out"
     facts = {"Samples": samples if trains else f"{sizes['test']:,} for evaluation"}
+    if trains and sampling:
+        facts["Sampling"] = sampling.description
     for activity, step in found.steps.items():
         extrapolated = f", extrapolated from {step.measured}" if step.measured < step.samples else ""
         facts[f"{activity.capitalize()} step"] = (

@@ -189,7 +189,8 @@ def project(
     seconds = evaluated / samples_per_second["evaluation"]
     if setup.epochs:
         # Training drops an incomplete last batch.
-        trained = setup.epochs * (sizes["train"] - sizes["train"] % setup.batch_train)
+        samples = setup.samples_of_epoch(sizes["train"])
+        trained = setup.epochs * (samples - samples % setup.batch_train)
         seconds += trained / samples_per_second["training"]
     runs = math.prod(map(len, protocol.sweep.values()))
     return Projection(epochs=setup.epochs, runs=runs, seconds_per_run=seconds, seconds=runs * seconds)

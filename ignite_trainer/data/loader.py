@@ -26,16 +26,18 @@ from ignite_trainer.api.batch import (
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.self_description import look_at, sample_name
 from ignite_trainer.api.streamed import Streamed
-from ignite_trainer.data.mixing import check_fields, mix, partner_of
+from ignite_trainer.data.mixing import check_fields, mix, place_of_partner
 from ignite_trainer.data.samples import (
     LoadedBatch,
     PlacedTransform,
+    Reference,
     TransformedSamples,
     UnreadableSamples,
     collate_read,
     first_readable,
     read_readable,
 )
+from ignite_trainer.data.sampling import BalancedSampling
 from ignite_trainer.data.streams import BatchNumbers, BatchPlan, EpochOrder, StreamedBatches, usable_workers
 from ignite_trainer.data.transfer import BatchReader, Sent, Transfer, on_tensor, one_ahead
 from ignite_trainer.support.distributed import rank
@@ -106,6 +108,7 @@ class SplitLoader:
         draws: whether to draw one of the `Alternatives` in a field, such as one caption, for each epoch.
         batches: object that reads whole batches, if the data set supports it (see `transfer.batches_of`).
         unreadable: the split's unreadable samples so far, and how many may be skipped; by default, none.
+        sampling: draws the samples of each epoch; None to take each sample once.
     """
 
     def __init__(
@@ -123,8 +126,10 @@ class SplitLoader:
         draws: bool = False,
         batches: BatchReader | None = None,
         unreadable: UnreadableSamples | None = None,
+        sampling: BalancedSampling | None = None,
     ) -> None:
         self.dataset = dataset
+        self.sampling = sampling
         self.unreadable = unreadable or UnreadableSamples(dataset, split="given")
         self._unequal_lengths = unequal_lengths
         self._draws = draws
@@ -148,11 +153,12 @@ class SplitLoader:
         self._batch_steps = steps[on_device:]
         self._workers = min(workers, _processors())
         self._order = EpochOrder(
-            count=len(dataset),  # type: ignore[arg-type]
+            count=sampling.draws if sampling else len(dataset),  # type: ignore[arg-type]
             batch_size=batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
             seed=seed,
+            sampling=sampling,
         )
         self._streamed: StreamedBatches | None = None
         if isinstance(dataset, Streamed):
@@ -197,12 +203,11 @@ class SplitLoader:
         """
         steps = self._sample_steps if transformed else []
         samples = TransformedSamples(self.dataset, steps, self._seed, self._draws)
-        partner = self._partner(index, epoch) if transformed else None
+        references = [Reference(epoch, index), *(self._partner(index, epoch) if transformed else [])]
         read = collate_read(
             [
-                samples.load((epoch, position), partial(look_at, self.dataset, position))
-                for position in (index, partner)
-                if position is not None
+                samples.load(reference, partial(look_at, self.dataset, reference.position))
+                for reference in references
             ]
         )
         if index in (errors := dict(read.failed)):
@@ -210,12 +215,16 @@ class SplitLoader:
         read = read._replace(sample=self._to_device(read.sample))
         return self._finish(read, epoch, self._batch_steps if transformed else [], rows=slice(0, 1)).sample
 
-    def _partner(self, index: int, epoch: int) -> int | None:
-        """Return the sample that a sample is mixed with in an epoch, or None."""
+    def _partner(self, index: int, epoch: int) -> list[Reference]:
+        """Return the sample that a sample is mixed with in an epoch, if there is one."""
         if not self._mixes:
-            return None
+            return []
         order = (self._streamed or self._order).indices(epoch)
-        return partner_of(index, order, batch_size=self._order.batch_size)
+        place = place_of_partner(index, order, batch_size=self._order.batch_size)
+        if place is None:
+            return []
+        before = np.asarray(order[:place])
+        return [Reference(epoch, int(order[place]), int((before == order[place]).sum()))]
 
     def streams(self, indices: Sequence[int] | Tensor, *, epoch: int) -> SampleRandom:
         """Make the random streams that the samples have in `Task.random` in an epoch."""
@@ -234,11 +243,11 @@ class SplitLoader:
         """Yield whole batches on the device; read and copy the next batch while a step runs."""
         transfer = self._transfer
 
-        def read(references: list[tuple[int, int]]) -> tuple[LoadedBatch, Sent | None]:
+        def read(references: list[Reference]) -> tuple[LoadedBatch, Sent | None]:
             if not references:  # the batch is smaller than the number of processes
                 return collate_read([]), None
             with transfer.in_parallel():
-                read = read_readable(source, [index for _, index in references])
+                read = read_readable(source, references)
                 return read, None if read.sample is None else transfer.send(read.sample)
 
         for read_batch, sent in one_ahead(read, self._order):
@@ -291,7 +300,9 @@ class SplitLoader:
         """Apply the transforms that take whole batches; return the given rows, by default all."""
         if read.sample is None:
             return Batch(read.indices, None)
-        random = SampleRandom.of(seed=self._seed, epoch=epoch, indices=read.indices)
+        random = SampleRandom.of(
+            seed=self._seed, epoch=epoch, indices=read.indices, repetitions=read.repetitions
+        )
         fields = list(read.sample)
         with record_function("step/augmentation"):
             for index, position, transform in steps:
@@ -304,7 +315,7 @@ class SplitLoader:
         if rows is not None:
             read, sample = read._replace(indices=read.indices[rows]), slice_batch(sample, rows)
         fields = [_unpad(field, unequal_lengths=self._unequal_lengths) for field in sample]
-        return Batch(read.indices, rebuild(sample, fields), self.streams(read.indices, epoch=epoch))
+        return Batch(read.indices, rebuild(sample, fields), random.stream(_TASK_STREAM))
 
 
 def _processors() -> int:

@@ -49,10 +49,11 @@ def mix(
     return mixed
 
 
-def partner_of(index: int, order: Indices, *, batch_size: int) -> int | None:
-    """Return the partner of a sample in an epoch; None if it has none, or is not in the epoch.
+def place_of_partner(index: int, order: Indices, *, batch_size: int) -> int | None:
+    """Return the position in an epoch's order of a sample's partner; None if the sample has none.
 
-    A sample that occurs several times in the epoch has several partners; this is the first.
+    A sample that occurs several times in the epoch has several partners; this is the first. A sample that
+    does not occur has none.
 
     Args:
         index: position of the sample in the data set.
@@ -64,7 +65,7 @@ def partner_of(index: int, order: Indices, *, batch_size: int) -> int | None:
         return None
     start = int(found[0]) // batch_size * batch_size
     place = start + (int(found[0]) - start ^ 1)
-    return int(order[place]) if place < min(start + batch_size, len(order)) else None
+    return place if place < min(start + batch_size, len(order)) else None
 
 
 def mixtures(sample: Any) -> dict[str, str]:

@@ -29,6 +29,14 @@ PlacedTransform = tuple[int, int, Callable[..., Any]]
 """Index of a field in the sample, position of a transform in the pipeline, and the transform."""
 
 
+class Reference(NamedTuple):
+    """A sample in an epoch: its position in the data set, and how often it was drawn before in the epoch."""
+
+    epoch: int
+    position: int
+    repetition: int = 0
+
+
 class Unreadable(NamedTuple):
     """The position of an unreadable sample in the data set, and the error message."""
 
@@ -44,20 +52,22 @@ class LoadedBatch(NamedTuple):
         sample: the readable samples, collated; None if there are none.
         failed: the unreadable samples.
         places: positions of the readable samples in the batch as planned, ascending.
+        repetitions: how often each readable sample was drawn before in the epoch.
     """
 
     indices: Tensor
     sample: Any
     failed: list[Unreadable]
     places: Sequence[int]
+    repetitions: Sequence[int]
 
 
 @dataclass(eq=False)
 class TransformedSamples(Dataset[Any]):
-    """A data set indexed by (epoch, index) that applies the per-sample transforms.
+    """A data set indexed by references that applies the per-sample transforms.
 
-    An item is a pair of index and sample; an `Unreadable` replaces a sample that cannot be read. If `draws`,
-    one value is drawn from fields with `Alternatives`.
+    An item is a pair of reference and sample; an `Unreadable` replaces a sample that cannot be read. If
+    `draws`, one value is drawn from fields with `Alternatives`.
     """
 
     dataset: Dataset[Any]
@@ -65,46 +75,46 @@ class TransformedSamples(Dataset[Any]):
     seed: int
     draws: bool = False
 
-    def __getitem__(self, reference: tuple[int, int]) -> tuple[int, Any]:
-        return self.load(reference, lambda: self.dataset[reference[1]])
+    def __getitem__(self, reference: Reference) -> tuple[Reference, Any]:
+        return self.load(reference, lambda: self.dataset[reference.position])
 
-    def load(self, reference: tuple[int, int], read: Callable[[], Any]) -> tuple[int, Any]:
+    def load(self, reference: Reference, read: Callable[[], Any]) -> tuple[Reference, Any]:
         """Call `read`, which returns a sample or raises an error, and transform the sample."""
-        epoch, index = reference
+        epoch, index, repetition = reference
         sample = attempt(read, index)  # an error raised in a worker would arrive as pages of traceback
         if isinstance(sample, Unreadable):
-            return index, sample
+            return reference, sample
         if not isinstance(sample, tuple | list):
             raise ProtocolError(
                 f"Dataset.class returns samples of type {type(sample).__name__}; "
                 "each sample must be a tuple or named tuple of fields."
             )
         if not self.steps and not self.draws:
-            return index, sample
-        streams = SampleRandom.of(seed=self.seed, epoch=epoch, indices=[index])
+            return reference, sample
+        streams = SampleRandom.of(seed=self.seed, epoch=epoch, indices=[index], repetitions=[repetition])
         fields = draw_alternatives(sample, streams) if self.draws else list(sample)
         try:
             for field, position, transform in self.steps:
                 if fields[field] is not None:
                     fields[field] = _transform_one(transform, fields[field], streams.stream(position))
         except SampleUnreadable as error:
-            return index, Unreadable(index, str(error))
-        return index, rebuild(sample, fields)
+            return reference, Unreadable(index, str(error))
+        return reference, rebuild(sample, fields)
 
 
-def collate_read(items: list[tuple[int, Any]]) -> LoadedBatch:
+def collate_read(items: list[tuple[Reference, Any]]) -> LoadedBatch:
     """Collate the readable samples among items of `TransformedSamples`."""
     failed = [sample for _, sample in items if isinstance(sample, Unreadable)]
     places = [place for place, (_, sample) in enumerate(items) if not isinstance(sample, Unreadable)]
     samples = collate([items[place][1] for place in places]) if places else None
-    indices = torch.tensor([items[place][0] for place in places], dtype=torch.int64)
-    return LoadedBatch(indices, samples, failed, places)
+    return _loaded([items[place][0] for place in places], samples, failed, places)
 
 
-def read_readable(source: Any, indices: list[int]) -> LoadedBatch:
+def read_readable(source: Any, references: list[Reference]) -> LoadedBatch:
     """Read a batch, dropping unreadable samples."""
+    indices = [reference.position for reference in references]
     try:
-        return LoadedBatch(torch.tensor(indices), source.read_batch(indices), [], range(len(indices)))
+        return _loaded(references, source.read_batch(indices), [], range(len(references)))
     except Exception as error:
         as_unreadable(error, indices[0])  # re-raises bugs
         single = [attempt(partial(source.read_batch, [index]), index) for index in indices]
@@ -112,9 +122,9 @@ def read_readable(source: Any, indices: list[int]) -> LoadedBatch:
         if not failed:  # every sample is readable, but the batch is not
             raise
     places = [place for place, index in enumerate(indices) if index not in dict(failed)]
-    readable = [indices[place] for place in places]
-    sample = source.read_batch(readable) if readable else None
-    return LoadedBatch(torch.tensor(readable, dtype=torch.int64), sample, failed, places)
+    readable = [references[place] for place in places]
+    sample = source.read_batch([reference.position for reference in readable]) if readable else None
+    return _loaded(readable, sample, failed, places)
 
 
 def attempt(read: Callable[[], Any], index: int) -> Any:
@@ -233,6 +243,13 @@ class UnreadableSamples:
                 f"Faults.unreadable_at_most allows ({100 * self.max_share:.3g} % of the split): "
                 f"{listing(self.names)}. {_KEPT}"
             )
+
+
+def _loaded(
+    references: Sequence[Reference], sample: Any, failed: list[Unreadable], places: Sequence[int]
+) -> LoadedBatch:
+    indices = torch.tensor([reference.position for reference in references], dtype=torch.int64)
+    return LoadedBatch(indices, sample, failed, places, [reference.repetition for reference in references])
 
 
 def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:

@@ -8,20 +8,29 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from ignite_trainer.api import streamed
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.streamed import Indices, Streamed
-from ignite_trainer.data.samples import LoadedBatch, TransformedSamples, Unreadable, collate_read
+from ignite_trainer.data.samples import (
+    LoadedBatch,
+    Reference,
+    TransformedSamples,
+    Unreadable,
+    collate_read,
+)
+from ignite_trainer.data.sampling import BalancedSampling, repetitions
 from ignite_trainer.support.distributed import rank, world_size
 from ignite_trainer.support.errors import ProtocolError
 
 
 @dataclass(eq=False, kw_only=True)
-class EpochOrder(Sampler[list[tuple[int, int]]]):
-    """This process's part of each batch in an epoch, as lists of (epoch, index).
+class EpochOrder(Sampler[list[Reference]]):
+    """This process's part of each batch in an epoch, as lists of references.
 
     ```text
     order      |----- batch 1 -----|----- batch 2 -----|-- 3 --|
@@ -31,11 +40,12 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     The parts of a batch differ in size by at most one sample.
 
     Attributes:
-        count: number of samples in the data set.
+        count: number of samples in an epoch.
         batch_size: global batch size.
         shuffle: whether to shuffle the samples in each epoch.
         drop_last: whether to drop an incomplete last batch.
         seed: seed of the order, combined with the epoch.
+        sampling: draws the samples of an epoch; None to take each sample once.
         epoch: epoch of the next pass.
         start: index of the first batch in the next pass.
     """
@@ -45,6 +55,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     shuffle: bool
     drop_last: bool
     seed: int
+    sampling: BalancedSampling | None = None
     epoch: int = 0
     start: int = 0
 
@@ -67,18 +78,25 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return math.ceil(self._used / self.batch_size)
 
-    def indices(self, epoch: int) -> list[int]:
-        """Return the samples of a whole epoch in order."""
-        if not self.shuffle:
-            return list(range(self.count))
-        key = _order_key(seed=self.seed, epoch=epoch)
-        order: list[int] = torch.randperm(self.count, generator=torch.Generator().manual_seed(key)).tolist()
-        return order
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = self.indices(self.epoch)
+    def __iter__(self) -> Iterator[list[Reference]]:
+        order, repeated = self.indices(self.epoch), np.zeros(self.count, np.int64)
+        if self.sampling:
+            repeated = repetitions(order)
         for start, stop in self._parts(rank())[self.start :]:
-            yield [(self.epoch, index) for index in order[start:stop]]
+            pairs = zip(order[start:stop].tolist(), repeated[start:stop].tolist(), strict=True)
+            yield [Reference(self.epoch, index, repetition) for index, repetition in pairs]
+
+    def indices(self, epoch: int) -> NDArray[np.int64]:
+        """Return the samples of a whole epoch in order: int64 `[count]`."""
+        key = _order_key(seed=self.seed, epoch=epoch)
+        if self.sampling:
+            return self.sampling.draw(key)
+        if not self.shuffle:
+            return np.arange(self.count)
+        order: NDArray[np.int64] = torch.randperm(
+            self.count, generator=torch.Generator().manual_seed(key)
+        ).numpy()
+        return order
 
 
 def _order_key(*, seed: int, epoch: int) -> int:
@@ -213,17 +231,17 @@ class StreamedBatches(Dataset[LoadedBatch]):
         self._open[lane] = (number + self.plan.lanes, stream)
         return stream
 
-    def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[int, Any]]:
+    def _load(self, indices: Indices, stream: Iterator[streamed.Read]) -> list[tuple[Reference, Any]]:
         assert self._epoch is not None
         # `zip` advances the indices first, so it never consumes an extra item from the stream.
         return [
-            self.samples.load((self._epoch, index), read)
+            self.samples.load(Reference(self._epoch, index), read)
             for index, read in zip(map(int, indices), stream, strict=False)
         ]
 
-    def _load_readable(self, indices: Sequence[int], *, count: int) -> list[tuple[int, Any]]:
+    def _load_readable(self, indices: Sequence[int], *, count: int) -> list[tuple[Reference, Any]]:
         """Load up to `count` readable samples."""
-        readable: list[tuple[int, Any]] = []
+        readable: list[tuple[Reference, Any]] = []
         stream = self.dataset.stream(indices)
         for index in indices:
             items = self._load([index], stream)

@@ -20,7 +20,7 @@ from ignite_trainer.support.errors import ProtocolError
 
 _DEFINITION = {"path", "args", "best"}
 
-_LATER_IN_SETUP = ("patience", "swa")
+_LATER_IN_SETUP = ("patience", "swa", "sampling", "samples_per_epoch")
 _LATER_IN_PUBLISHED = ("name", "decimals", "source", "measured_by")
 _LATER_IN_PARAMETERS = ("depth_decay", "weight_decay_of", "max_gradient_norm")
 """Keys that the digests of earlier versions lack."""

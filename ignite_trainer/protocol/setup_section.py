@@ -67,6 +67,17 @@ class Setup(Section):
         description="Number of worker processes that load samples for evaluation, with the same limits.",
     )
     epochs: NonNegative = Field(description="Number of passes over the training split; 0: only evaluate.")
+    sampling: Annotated[Literal["each", "balanced"], Affects.TRAINING] = Field(
+        default="each",
+        description='Training samples in an epoch. "each": every sample once. "balanced": random draws with '
+        "replacement; the probability of a sample is proportional to the sum over its labels of 1 / (number "
+        "of samples with that label), as in PSLA (arXiv 2102.01243).",
+    )
+    samples_per_epoch: Annotated[Positive | None, Affects.TRAINING] = Field(
+        default=None,
+        description='Number of draws in an epoch if sampling is "balanced"; null: the number of training '
+        "samples. PaSST (arXiv 2110.05069) draws 100000 of two million samples.",
+    )
     log_interval: Annotated[Positive, Affects.HANDLING] = Field(
         default=10,
         description="Number of training steps (iterations of one batch) between log entries; the last step "
@@ -155,6 +166,10 @@ class Setup(Section):
         """Return the global batch size, in training or in evaluation."""
         size = self.batch_train if train else self.batch_test or self.batch_train
         return size * devices if self.batch_of == "device" else size
+
+    def samples_of_epoch(self, samples: int) -> int:
+        """Return the number of samples that an epoch takes from a training split of this size."""
+        return self.samples_per_epoch or samples
 
     def rate(self, devices: int) -> float:
         """Return the factor for the learning rates: as published, the number of devices."""

@@ -64,6 +64,12 @@ def _section_problems(protocol: Protocol) -> list[str]:
             f"Setup.ema is {protocol.setup.ema} and Setup.swa is {protocol.setup.swa}, but only one average "
             "can be evaluated; set one of them to null."
         )
+    if protocol.setup.samples_per_epoch is not None and protocol.setup.sampling != "balanced":
+        problems.append(
+            f"Setup.samples_per_epoch is {protocol.setup.samples_per_epoch}, but Setup.sampling is "
+            f'"{protocol.setup.sampling}", which takes every sample once; set Setup.sampling to "balanced", '
+            "or Setup.samples_per_epoch to null."
+        )
     runs = math.prod(map(len, protocol.sweep.values()))
     if runs > _MAX_RUNS:
         problems.append(f"Sweep has {runs:,} combinations; at most {_MAX_RUNS:,} are allowed.")

@@ -109,7 +109,8 @@ def training_device() -> torch.device:
 def with_other_batches(blueprint: Blueprint, parts: Parts, *, seed: int) -> Parts:
     """Return the parts with new loaders for the batch sizes and workers in the blueprint's `Setup`."""
     datasets = {split: loader.dataset for split, loader in parts.evaluation.items()}
-    built = Built(datasets, build_transforms(blueprint), parts.task, parts.evaluations)
+    transforms, sampling = build_transforms(blueprint), parts.training.sampling
+    built = Built(datasets, transforms, parts.task, parts.evaluations, sampling)
     loaders = build_loaders(blueprint, built, seed=seed, device=parts.device)
     return replace(parts, **loaders._asdict())
 

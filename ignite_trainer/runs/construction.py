@@ -15,6 +15,7 @@ from ignite_trainer.api.self_description import hold_nothing_out, to_hold_out
 from ignite_trainer.api.task import Task
 from ignite_trainer.data.loader import FieldTransform, SplitLoader
 from ignite_trainer.data.samples import UnreadableSamples
+from ignite_trainer.data.sampling import BalancedSampling
 from ignite_trainer.data.transfer import batches_of
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
@@ -26,12 +27,16 @@ _BUILT_SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 class Built(NamedTuple):
-    """Data sets by split, transforms by split, task, and evaluations by name."""
+    """Data sets by split, transforms by split, task, evaluations by name, and sampling of the training split.
+
+    `sampling` is None if an epoch takes each sample once.
+    """
 
     datasets: dict[Split, Any]
     transforms: dict[Literal["train", "test"], list[FieldTransform]]
     task: Task
     evaluations: dict[str, Evaluation]
+    sampling: BalancedSampling | None
 
 
 class Loaders(NamedTuple):
@@ -62,14 +67,13 @@ def try_out(blueprint: Blueprint) -> dict[Split, int]:
 
 def build_quickly(blueprint: Blueprint) -> Built:
     """Build the parts that are quick to build; a ProtocolError lists the problems in all of them."""
-    return Built(
-        *_try_all(
-            lambda: _build_datasets(blueprint),
-            lambda: build_transforms(blueprint),
-            lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"),
-            lambda: _build_evaluations(blueprint),
-        )
+    (datasets, sampling), transforms, task, evaluations = _try_all(
+        lambda: _build_datasets(blueprint),
+        lambda: build_transforms(blueprint),
+        lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"),
+        lambda: _build_evaluations(blueprint),
     )
+    return Built(datasets, transforms, task, evaluations, sampling)
 
 
 def _build_dataset(blueprint: Blueprint, split: Literal["train", "test"]) -> Any:
@@ -150,22 +154,25 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
             draws=train,
             batches=batches[split],
             unreadable=unreadable[split],
+            sampling=built.sampling if train else None,
         )
 
     return Loaders(load("train", train=True), {split: load(split, train=False) for split in datasets})
 
 
 def require_a_batch(blueprint: Blueprint, samples: int) -> None:
-    """Raise a ProtocolError if the training split has fewer samples than a batch."""
+    """Raise a ProtocolError if an epoch of a training split with `samples` samples has no complete batch."""
     setup = blueprint.protocol.setup
+    samples = setup.samples_of_epoch(samples)
     batch = setup.batch_of_all(world_size(), train=True)
     if setup.epochs and samples < batch:
         largest = samples * setup.batch_train // batch
         total = f" ({batch} across {world_size()} processes)" if world_size() > 1 else ""
         remedy = f"Lower it to {largest} or less with -b." if largest else "Start fewer processes."
+        has = f"Setup.samples_per_epoch is {samples}" if setup.samples_per_epoch else ""
         raise ProtocolError(
-            f"Setup.batch_train is {setup.batch_train}{total}, but the training split has {samples} samples, "
-            f"fewer than one batch. {remedy}"
+            f"Setup.batch_train is {setup.batch_train}{total}, but "
+            f"{has or f'the training split has {samples} samples'}, fewer than one batch. {remedy}"
         )
 
 
@@ -185,6 +192,7 @@ def require_even_parts(blueprint: Blueprint, transforms: Sequence[FieldTransform
 def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
     """Return a copy with the largest training batch that `samples` can fill; None if that is below 2."""
     setup = blueprint.protocol.setup
+    samples = setup.samples_of_epoch(samples)
     largest = samples * setup.batch_train // setup.batch_of_all(world_size(), train=True)
     return blueprint.with_setup(batch_train=largest) if largest > 1 else None
 
@@ -211,7 +219,7 @@ def _check_mixing(transforms: Mapping[Literal["train", "test"], Sequence[FieldTr
         raise ProtocolError(problems)
 
 
-def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
+def _build_datasets(blueprint: Blueprint) -> tuple[dict[Split, Any], BalancedSampling | None]:
     datasets, setup = build_datasets(blueprint), blueprint.protocol.setup
     if setup.patience is not None and "validation" not in datasets:
         raise ProtocolError(
@@ -225,7 +233,19 @@ def _build_datasets(blueprint: Blueprint) -> dict[Split, Any]:
             f"evaluated on its training data. Name {to_hold_out(datasets['test'])}, "
             "or set Setup.epochs to 0."
         )
-    return datasets
+    return datasets, _build_sampling(blueprint, datasets["train"])
+
+
+def _build_sampling(blueprint: Blueprint, train: Any) -> BalancedSampling | None:
+    setup = blueprint.protocol.setup
+    if not setup.epochs or setup.sampling == "each":
+        return None
+    if not blueprint.shuffle:
+        raise ProtocolError(
+            f'Dataset.args.dl_shuffle is false, but Setup.sampling is "{setup.sampling}", which draws '
+            'samples in random order; remove dl_shuffle, or set Setup.sampling to "each".'
+        )
+    return BalancedSampling(train, draws=setup.samples_per_epoch)
 
 
 def _build_evaluations(blueprint: Blueprint) -> dict[str, Evaluation]:

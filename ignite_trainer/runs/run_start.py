@@ -102,6 +102,8 @@ def _training_facts(protocol: Protocol, parts: Parts) -> dict[str, str]:
         if setup.accumulate > 1:
             facts["Batch"] += f", {setup.accumulate} batches per step"
     facts["Training split"] = f"{parts.sizes['train']:,} samples, {len(parts.training):,} batches"
+    if parts.training.sampling:
+        facts["Sampling"] = parts.training.sampling.description
     if left_out := excluded(parts.evaluation["train"].dataset):
         lists = ", ".join(f"{name} {count:,}" for name, count in left_out.items())
         facts["Left out of training"] = f"{sum(left_out.values()):,} samples by their recordings: {lists}"

@@ -76,6 +76,32 @@ class ValidatedTones(Tones):
         return {f"tone {index}" for index in self._indices}
 
 
+class Listing(NamedTuple):
+    """Facts about a sample that is not read."""
+
+    place: str
+    labels: Sequence[str]
+
+
+class LabelledTones(Tones):
+    """Tones with labels: "tone" for all, "fifth" for every fifth one and "tenth" for every tenth one.
+
+    Every tone has the label of its class, too, unless `single`, which leaves only that label. Those in
+    `unlabelled` have none.
+    """
+
+    def __init__(self, *, single: bool = False, unlabelled: Sequence[int] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self._single, self._unlabelled = single, unlabelled
+
+    def listing(self, position: int) -> Listing:
+        index = self._indices[position]
+        own = f"class {index // 3 % 3}"
+        several = ["tone", *["fifth"] * (index % 5 == 0), *["tenth"] * (index % 10 == 0)]
+        labels = [own] if self._single else [own, *several]
+        return Listing(f"tones.csv, line {index}", [] if position in self._unlabelled else labels)
+
+
 class TonesInStretches(Tones):
     """Streamed tones: stretches in random order, in order within a stretch.
 

@@ -18,7 +18,7 @@ from toy_research.signals import Tones
 from ignite_trainer.api.batch import BatchTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
-from ignite_trainer.data.samples import TransformedSamples
+from ignite_trainer.data.samples import Reference, TransformedSamples
 from ignite_trainer.support.errors import ProtocolError
 from tests.ignite_trainer.data import loading
 from tests.ignite_trainer.data.loading import epoch
@@ -173,7 +173,7 @@ def test_the_states_of_global_generators_are_restored() -> None:
 
     samples = TransformedSamples(Tones(), [(0, 0, GlobalHiss())], seed=5)
     before = states()
-    samples[(1, 0)]
+    samples[Reference(1, 0)]
     assert states() == before
 
     def failing(_: Any) -> None:
@@ -182,7 +182,7 @@ def test_the_states_of_global_generators_are_restored() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        TransformedSamples(Tones(), [(0, 0, failing)], seed=5)[(1, 0)]
+        TransformedSamples(Tones(), [(0, 0, failing)], seed=5)[Reference(1, 0)]
     assert states() == before
 
 
