@@ -53,6 +53,8 @@ class Task(ABC):
         takes_unequal_lengths: whether evaluation steps accept samples of unequal length, as a `PaddedBatch`.
             Otherwise, transforms must give all samples the same length.
         gives_features: whether evaluation steps return features.
+        other_models: models that the task uses besides the one to train or evaluate, once it is prepared.
+            They are never saved; results name their weights.
         multilabel: whether targets in evaluation are 0/1 `[B, K]` rather than int64 `[B]`; None if unknown
             before the first step.
         random: random streams of the samples that the task is about to embed in training, one for each
@@ -65,6 +67,7 @@ class Task(ABC):
     takes_unequal_lengths: bool = False
     gives_features: bool = False
     multilabel: bool | None = None
+    other_models: Sequence[nn.Module] = ()
     random: SampleRandom | None = None
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
@@ -151,16 +154,29 @@ class EmbeddingTask(Task):
             (except for batch norm in train mode), so that the embeddings of two batches can be concatenated.
         """
 
+    def embed_targets(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        """Embed samples without gradients, as targets for `compare`; for example with another, frozen model.
+
+        Unlike those of `embed`, these embeddings are computed only once in a step with `Setup.chunk`.
+
+        Returns:
+            Embeddings `[n, D]` as those of `embed`, but with other names; by default none.
+        """
+        del model, batch
+        return {}
+
     @abstractmethod
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the differentiable loss of a whole batch, and the scores and targets for iteration metrics.
 
-        The loss includes terms that depend only on parameters, such as penalties. If several processes share
-        a batch, `embeddings` and `batch` contain the samples of all processes. Its list and
-        numeric fields are complete; an array field becomes a `PartialBatch` without values that only records
-        which samples have the field (see `ignite_trainer.api.batch.rows_with_field`).
+        `embeddings` are those of `embed` and of `embed_targets`. The loss includes terms that depend only on
+        parameters, such as penalties. If several processes share a batch, `embeddings` and `batch` contain
+        the samples of all processes. Its list and numeric fields are complete; an array field becomes a
+        `PartialBatch` without values that only records which samples have the field (see
+        `ignite_trainer.api.batch.rows_with_field`).
         """
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the differentiable loss, and the scores and targets for iteration metrics."""
-        return self.compare(model, self.embed(model, batch), batch)
+        embeddings = {**self.embed(model, batch), **self.embed_targets(model, batch)}
+        return self.compare(model, embeddings, batch)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ignite_trainer.api.findings import NAMED, Finding, Inspection, Space, kinds
-from ignite_trainer.api.self_description import other_weights, weights_files
+from ignite_trainer.api.self_description import weights_files
 from ignite_trainer.commands.check_room import (
     ModelSize,
     checkpoint_space,
@@ -32,7 +32,7 @@ from ignite_trainer.protocol.sections import Protocol
 from ignite_trainer.runs.assembly import training_device
 from ignite_trainer.runs.construction import require_a_batch, try_out, with_largest_batch
 from ignite_trainer.runs.model_preparation import try_out_model, with_random_weights
-from ignite_trainer.runs.preflight import examine
+from ignite_trainer.runs.preflight import damaged_weights, examine
 from ignite_trainer.support.errors import ProtocolError
 from ignite_trainer.support.formatting import duration, escaped
 from ignite_trainer.support.terminal import show, show_rows
@@ -172,18 +172,8 @@ class Checker:
 
     def _check_model(self, run: Blueprint) -> _ModelCheck:
         model = self._build_model(run)
-        damaged = [
-            Finding(
-                severity="error",
-                what="A weights file does not have the sha256 of the release it is named after: it is "
-                "damaged or a different file.",
-                where=str(path),
-                remedy="Delete it and fetch it again, or rename it.",
-            )
-            for path in other_weights(model)
-        ]
         files = [f"{file.name} (sha256 {file.sha256[:12]}...)" for file in weights_files(model)]
-        return _ModelCheck(tuple(damaged), ", ".join(files), ModelSize.of(model))
+        return _ModelCheck(tuple(damaged_weights(model)), ", ".join(files), ModelSize.of(model))
 
     def _examine(self, run: Blueprint) -> list[Finding]:
         """Check the task, evaluations and metrics of a run whose parts can all be built."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,7 @@ from ignite_trainer.api.evaluation import Evaluation
 from ignite_trainer.api.reporter import Reporter
 from ignite_trainer.api.task import EmbeddingTask, Task
 from ignite_trainer.api.yardstick import Yardstick
-from ignite_trainer.protocol.instantiate import check_arguments, resolve, resolve_callable
+from ignite_trainer.protocol.instantiate import build, check_arguments, resolve, resolve_callable
 from ignite_trainer.protocol.sections import ClassSpec, Protocol, ScheduleSpec, SplitArgument
 from ignite_trainer.support.errors import ProtocolError
 
@@ -60,6 +61,7 @@ class Blueprint:
         protocol: validated protocol.
         model: class of the model.
         task: class of the task.
+        task_args: arguments of the task; an argument that names a model is a function that builds it.
         optimizer: class of the optimizer; None if nothing is trained.
         schedulers: classes of the schedulers, in order.
         dataset: class of the data set.
@@ -76,6 +78,7 @@ class Blueprint:
     protocol: Protocol
     model: type[nn.Module]
     task: type[Task]
+    task_args: Mapping[str, Any]
     optimizer: type[Optimizer] | None
     schedulers: list[type[LRScheduler]]
     dataset: type[Dataset[Any]]
@@ -129,6 +132,7 @@ def draw(
         schedulers=find.schedulers(protocol),
         model=find.find(protocol.model, "Model"),
         task=find.task(protocol),
+        task_args=find.with_models(protocol.task.args, "Task.args"),
         dataset=find.find(dataset, "Dataset", supplied=(split.key,)),
         transforms=[
             find.callable(spec, f"Transforms[{index}]") for index, spec in enumerate(protocol.transforms)
@@ -243,6 +247,21 @@ class _Finder:
                 f"Setup.chunk is {protocol.setup.chunk}, but the loss of {found.__name__} does not compare "
                 "embeddings. Set it to null; Setup.accumulate makes large steps of small batches."
             )
+        return found
+
+    def with_models(self, args: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Replace each argument that names a model, such as a teacher, by a function that builds it."""
+        found = dict(args)
+        for name, value in args.items():
+            if isinstance(value, dict) and "class" in value and value.keys() <= {"class", "args"}:
+                try:
+                    spec = ClassSpec.model_validate(value)
+                except ValidationError:  # an object that only looks like a class; the task will check it
+                    continue
+                place = f"{where}.{name}"
+                found[name] = functools.partial(
+                    build, self.find(spec, "Model", place), spec.args, where=place
+                )
         return found
 
     def reporters(self, protocol: Protocol) -> list[tuple[type[Reporter | BaseLogger], Mapping[str, Any]]]:

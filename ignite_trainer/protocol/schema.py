@@ -12,10 +12,10 @@ import json
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
@@ -251,12 +251,19 @@ def _hints(one: type) -> dict[str, Any]:
 
 
 def _values(annotation: Any) -> Schema:
-    """Return the schema of an annotation, or the schema of any value if JSON has no such type."""
+    """Return the schema of an annotation, or the schema of any value if JSON has no such type.
+
+    A function in a union builds a model; a protocol names the model's class.
+    """
     try:
         schema = TypeAdapter(annotation).json_schema()
     except (PydanticUserError, TypeError):
         return {}
-    return {} if "$ref" in json.dumps(schema) else schema
+    if "$ref" in json.dumps(schema):
+        return {}
+    if any(get_origin(option) is Callable for option in get_args(annotation)):
+        schema["anyOf"].append({"$ref": "#/$defs/Model"})
+    return schema
 
 
 def _descriptions(one: type) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Warns of initial weights that were selected or trained on the samples being evaluated.
+"""Warns of weights that a run starts or learns from, if they were selected or trained on evaluated samples.
 
 The model says it of published weights. An earlier run is identified by its `result.json`, which is in the
 folder of the weights or one level up.
@@ -6,6 +6,7 @@ folder of the weights or one level up.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +30,31 @@ OTHER_PART = "weights of a run that held another part out"
 SEEN = "training data may overlap"
 MEANING = {
     CHOSEN: (
-        "The initial weights come from the epoch that was best on the samples evaluated here, which makes "
-        "the values optimistic. The weights of that run's last epoch are not affected."
+        "The initial weights (or a teacher's) come from the epoch that was best on the samples evaluated "
+        "here, which makes the values optimistic. The weights of that run's last epoch are not affected."
     ),
     OTHER_PART: (
         "The model was trained on samples that are evaluated here: the run that saved its initial weights "
-        "held out another part of the data set. The values are not valid results."
+        "(or a teacher's) held out another part of the data set. The values are not valid results."
     ),
     SEEN: (
-        "Samples that are evaluated here are, or may be, among the training data of the initial weights. The "
-        "report of the run and the details in table.md say what is known."
+        "Samples that are evaluated here are, or may be, among the training data of the initial weights (or "
+        "a teacher's). The report of the run and the details in table.md say what is known."
     ),
 }
 """Explanation of each mark."""
 
 
-def caution(model: nn.Module, train: Any, test: Any) -> str:
-    """Return the first of `OTHER_PART`, `CHOSEN` and `SEEN` that applies to the initial weights, or "".
+def caution(models: Iterable[nn.Module], train: Any, test: Any) -> str:
+    """Return the first of `OTHER_PART`, `CHOSEN` and `SEEN` that applies to the models' weights, or "".
 
     `train` and `test` are the run's splits. A model can list its initial weights as `weights_files`, and say
     what is known of their training data.
     """
-    found = {_caution(Path(path).resolve(), train, test) for path in getattr(model, "weights_files", ())}
-    found |= {SEEN} if seen_in_training(model, test) else set()
+    found = set()
+    for model in models:
+        found |= {_caution(Path(path).resolve(), train, test) for path in getattr(model, "weights_files", ())}
+        found |= {SEEN} if seen_in_training(model, test) else set()
     return next((mark for mark in (OTHER_PART, CHOSEN, SEEN) if mark in found), "")
 
 

@@ -43,9 +43,10 @@ class RunRecord(BaseModel):
         setting: the protocol's `Table.setting`, or "trained" or "evaluated".
         model: class name of the model.
         weights: files of the initial weights; empty if these were random.
-        caution: mark from `leakage` if the initial weights were selected or trained on the evaluated samples;
-            otherwise "".
-        seen_in_training: what the model says of the data set in the training data of its initial weights.
+        task_weights: files of the weights of the task's other models, such as a teacher.
+        caution: mark from `leakage` if any of these weights were selected or trained on the evaluated
+            samples; otherwise "".
+        seen_in_training: what the models say of the data set in the training data of these weights.
         dataset: name of the data set, or of the part that was used.
         whole_name: name of the whole data set.
         samples: number of samples in each split, by its name.
@@ -84,6 +85,7 @@ class RunRecord(BaseModel):
     setting: str
     model: str
     weights: tuple[WeightsFile, ...]
+    task_weights: tuple[WeightsFile, ...] = ()
     caution: str = ""
     seen_in_training: str = ""
     dataset: str
@@ -122,6 +124,7 @@ class RunRecord(BaseModel):
         *,
         datasets: Mapping[Split, Any],
         weights: tuple[WeightsFile, ...],
+        task_weights: tuple[WeightsFile, ...],
         evaluations: Mapping[str, FigureTable],
         multilabel: bool,
         revision: str | None,
@@ -139,6 +142,7 @@ class RunRecord(BaseModel):
             setting=protocol.table.setting or ("trained" if protocol.setup.epochs else "evaluated"),
             model=protocol.model.path.rpartition(".")[-1],
             weights=weights,
+            task_weights=task_weights,
             caution=caution,
             seen_in_training=seen_in_training,
             dataset=self_description.results_name(test),

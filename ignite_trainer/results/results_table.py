@@ -245,6 +245,9 @@ def _details(entry: Entry) -> str:
         if averages.best
         else "",
         "Initial weights": weights or "random",
+        "Weights of the task": ", ".join(
+            f"{file.name} (sha256 {file.sha256})" for file in record.task_weights
+        ),
         "Training data": record.seen_in_training,
     }
     lines = "\n".join(f"- {name}: {inert(text)}" for name, text in facts.items() if text)

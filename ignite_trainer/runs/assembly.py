@@ -50,6 +50,7 @@ class Parts:
         task: task of the protocol.
         evaluations: the protocol's `Evaluations`, by name.
         initial_weights: files of the model's initial weights.
+        task_weights: files of the weights of the task's other models, such as a teacher.
         plan: choice of the parameters to train.
         optimizer: optimizer, or None if nothing is trained.
         scheduler: learning-rate scheduler, or None.
@@ -65,6 +66,7 @@ class Parts:
     task: Task
     evaluations: dict[str, Evaluation]
     initial_weights: tuple[WeightsFile, ...]
+    task_weights: tuple[WeightsFile, ...]
     plan: ParameterPlan
     optimizer: Optimizer | None
     scheduler: LRScheduler | None
@@ -152,6 +154,7 @@ def _build_rest(
         task=built.task,
         evaluations=built.evaluations,
         initial_weights=weights_files(model),
+        task_weights=tuple(file for each in built.task.other_models for file in weights_files(each)),
         plan=plan,
         optimizer=optimizer,
         scheduler=scheduler,

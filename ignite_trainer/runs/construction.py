@@ -70,7 +70,7 @@ def build_quickly(blueprint: Blueprint) -> Built:
     (datasets, sampling), transforms, task, evaluations = _try_all(
         lambda: _build_datasets(blueprint),
         lambda: build_transforms(blueprint),
-        lambda: build(blueprint.task, blueprint.protocol.task.args, where="Task"),
+        lambda: build(blueprint.task, blueprint.task_args, where="Task"),
         lambda: _build_evaluations(blueprint),
     )
     return Built(datasets, transforms, task, evaluations, sampling)

@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from ignite_trainer.api.findings import Finding, format_findings
-from ignite_trainer.api.self_description import place, readable_before_prepare, sources, sources_remedy
+from ignite_trainer.api.self_description import (
+    other_weights,
+    place,
+    readable_before_prepare,
+    sources,
+    sources_remedy,
+)
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
@@ -47,7 +53,22 @@ def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
         ]
     training = build_loaders(blueprint, built, seed=0, device=cpu).training
     plan = plan_training(blueprint, model)
-    return check(blueprint, built, model, training, plan, device=cpu)
+    found = check(blueprint, built, model, training, plan, device=cpu)
+    return [*found, *(finding for each in built.task.other_models for finding in damaged_weights(each))]
+
+
+def damaged_weights(model: nn.Module) -> list[Finding]:
+    """Find weights files that are named after a release but have other content."""
+    return [
+        Finding(
+            severity="error",
+            what="A weights file does not have the sha256 of the release it is named after: it is "
+            "damaged or a different file.",
+            where=str(path),
+            remedy="Delete it and fetch it again, or rename it.",
+        )
+        for path in other_weights(model)
+    ]
 
 
 def check(

@@ -73,8 +73,10 @@ class Run:
         self._reporters = reporters
         self._elapsed = Elapsed()
         self._datasets = datasets = {split: loader.dataset for split, loader in parts.evaluation.items()}
-        self._caution = caution(parts.model, datasets["train"], datasets["test"])
-        self._seen_in_training = seen_in_training(parts.model, datasets["test"])
+        models = (parts.model, *parts.task.other_models)
+        self._caution = caution(models, datasets["train"], datasets["test"])
+        seen = [seen_in_training(model, datasets["test"]) for model in models]
+        self._seen_in_training = " ".join(filter(None, dict.fromkeys(seen)))
         self._faults = FaultPolicy(
             self._protocol.faults, datasets["train"], folder=folder, reporters=reporters
         )
@@ -150,6 +152,7 @@ class Run:
             end,
             datasets=self._datasets,
             weights=self._parts.initial_weights,
+            task_weights=self._parts.task_weights,
             evaluations=self._tables,
             multilabel=bool(predictions and predictions.multilabel),
             revision=environment["revision"],

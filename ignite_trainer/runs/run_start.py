@@ -51,7 +51,10 @@ def describe_start(
         caution: warning about the initial weights, or "".
     """
     setup, dataset = protocol.setup, parts.evaluation["test"].dataset
-    weights = ", ".join(f"{file.name} (sha256 {file.sha256})" for file in parts.initial_weights)
+    weights, task_weights = (
+        ", ".join(f"{file.name} (sha256 {file.sha256})" for file in files)
+        for files in (parts.initial_weights, parts.task_weights)
+    )
     threads = environment["threads"]
     is_whole = hold_nothing_out(parts.evaluation["train"].dataset, dataset)
     validates = "validation" in parts.sizes
@@ -59,6 +62,7 @@ def describe_start(
         "Started": environment["started"],
         "Model": protocol.model.path,
         "Initial weights": weights or "random, unless the model loads weights itself",
+        **({"Weights of the task": task_weights} if task_weights else {}),
         "Device": environment["accelerator"] or f"{parts.device} ({threads} thread{'s' * (threads != 1)})",
         "Precision": setup.precision,
         "Seed": str(environment["seed"]),

@@ -96,7 +96,7 @@ def training_step(task: Task, model: nn.Module, batch: Batch) -> JointResult:
     """Take a training step; the caller must average the gradients of its loss over the processes."""
     if world_size() > 1 and isinstance(task, EmbeddingTask):
         with task_streams(task, batch.random):
-            embeddings = task.embed(model, batch.sample)
+            embeddings = {**task.embed(model, batch.sample), **task.embed_targets(model, batch.sample)}
         return comparison(task, model, embeddings, batch)
     with task_streams(task, batch.random):
         output = task.training_step(model, batch.sample)
@@ -195,12 +195,17 @@ class GradientCache:
         self._buffers = self._copied_buffers()
         self._parts, self._embeddings = [], {}
         embedded: dict[str, list[Tensor]] = {}
+        targets: dict[str, list[Tensor]] = {}
         for place in parts_of(len(batch.indices), self.setup, self.task):
             part, random = batch.part(place), random_state.capture()
             # An autocast block caches 16-bit copies of the parameters. The copies made here have no gradient,
             # so each pass needs a separate block.
             with torch.no_grad():
                 embeddings = self._embed(part)
+                with autocast(self.setup.precision, self.device):
+                    found = self.task.embed_targets(self.model, part.sample)
+                for name, values in found.items():
+                    targets.setdefault(name, []).append(values)
             rows = {}
             for name, values in embeddings.items():
                 before = sum(map(len, embedded.setdefault(name, [])))
@@ -212,7 +217,8 @@ class GradientCache:
             for name, values in embedded.items()
         }
         with autocast(self.setup.precision, self.device):
-            return comparison(self.task, self.model, self._embeddings, batch)
+            whole = self._embeddings | {name: torch.cat(values) for name, values in targets.items()}
+            return comparison(self.task, self.model, whole, batch)
 
     def backward(self) -> None:
         """Backpropagate from the embeddings' gradients to the parameters."""

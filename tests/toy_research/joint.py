@@ -100,12 +100,12 @@ STANDING_NORMS = ParameterRule(
 )
 
 
-def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLIP:
+def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int, seed: int = 0) -> AudioCLIP:
     """Build a small AudioCLIP, the same in every process."""
     from model.audioclip import AudioCLIP
     from tests.small_backbone import SMALL_AUDIOCLIP, small_backbone
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     arguments = {**SMALL_AUDIOCLIP, "image_resolution": 32, "context_length": 12, "spectrum": spectrum}
     arguments |= {"spec_height": size, "spec_width": size, "pretrained": False}
     with small_backbone():  # fixtures have no effect in other processes
@@ -118,22 +118,21 @@ def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int) -> AudioCLI
     return model
 
 
-def train_three_modalities(dtype: torch.dtype, batch: int, *, chunk: int | None = None) -> Reached:
+def train_three_modalities(
+    dtype: torch.dtype, batch: int, *, chunk: int | None = None, taught: bool = False
+) -> Reached:
     """Train all three towers of a small AudioCLIP on scenes, many of which lack a sound or an image."""
     from utils.tasks import Contrastive
 
     model = small_audioclip(dtype, spectrum="stft", size=32)
     rules = [STANDING_NORMS, ParameterRule(match=r"visual\..*", mode="eval")]
-    return train(
-        model,
-        Contrastive(spectrogram_masks=MASKS),
-        Scenes(dtype),
-        [],
-        batch=batch,
-        chunk=chunk,
-        rules=rules,
-        rate=1e-5,
-    )
+    task, scenes = Contrastive(spectrogram_masks=MASKS), Scenes(dtype)
+    if taught:
+        teacher = functools.partial(small_audioclip, dtype, spectrum="stft", size=32, seed=1)
+        weights: Any = {"similarities": 2.0, "embeddings": 1.0}
+        task = Contrastive(spectrogram_masks=MASKS, teacher=teacher, distillation=weights)
+        task.prepare(model, train=scenes, test=scenes)
+    return train(model, task, scenes, [], batch=batch, chunk=chunk, rules=rules, rate=1e-5)
 
 
 class Scenes(Dataset[Any]):
@@ -315,7 +314,11 @@ def all_of_it() -> dict[str, Any]:
         "lonely": take_lonely_steps(),
         **{str(case): train_toy(*case) for case in TOYS},
         **{name: train_audioclip(torch.float64, 5, **options) for name, options in AUDIOCLIPS.items()},
-        **{f"three {chunk}": train_three_modalities(torch.float64, 7, chunk=chunk) for chunk in PARTS},
+        **{
+            f"three {chunk} {taught}": train_three_modalities(torch.float64, 7, chunk=chunk, taught=taught)
+            for chunk in PARTS
+            for taught in (False, True)
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from model.losses import Reduction, label_ids_of, normalised, sample_weights
 from model.matches import Positives
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
+from utils.tasks.distillation import TEACHER, Distillation, Form, Teacher
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.mixing import mixtures_of, own_values, weights_of
 from utils.tasks.prompts import Prompts
@@ -45,6 +47,8 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         label_smoothing: float,
         window_samples: int | None,
         spectrogram_masks: Mapping[str, float] | None,
+        teacher: Teacher | None = None,
+        distillation: Mapping[Form, float] | None = None,
     ) -> None:
         for name, value, allowed in (
             ("positives", positives, get_args(Positives)),
@@ -56,6 +60,11 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be at least 0 and less than 1.")
         if window_samples is not None and window_samples < 1:
             raise ValueError(f"window_samples is {window_samples}; it must be positive, or null.")
+        if teacher is None and distillation is not None:
+            raise ValueError(
+                f"distillation is {distillation}, but there is no teacher; give one, or neither."
+            )
+        self._distillation = None if teacher is None else Distillation(teacher, distillation)
         self._prompts = prompts
         self._positives: Positives = positives
         self._reduction: Reduction = reduction
@@ -76,14 +85,29 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         if self.random_masks:
             self.random_masks.check(model)
         self._sample_rate = getattr(test, "sample_rate", None)
-        if embedder.sample_rate and self._sample_rate is None:
-            raise ValueError(
-                f"{type(model).__name__} resamples audio to {embedder.sample_rate} Hz, but "
-                f"{type(test).__name__} does not state its rate; give it an attribute sample_rate, in Hz."
-            )
+        if self._distillation:
+            self.other_models = (self._distillation.prepare(embedder),)
+        for each in self.embedders(model):
+            if each.sample_rate and self._sample_rate is None:
+                raise ValueError(
+                    f"{type(each).__name__} resamples audio to {each.sample_rate} Hz, but "
+                    f"{type(test).__name__} does not state its rate; give it an attribute sample_rate, in Hz."
+                )
         check_audio(train)
         check_audio(test)
-        self._prompts.check(embedder, self.class_names)
+        for each in self.embedders(model):
+            self._prompts.check(each, self.class_names)
+
+    def embed_targets(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Embed the samples with the teacher; return nothing without a teacher."""
+        del model
+        if not self._distillation:
+            return {}
+        return self._distillation.targets(lambda teacher: self._embed_for(teacher, batch))
+
+    @abstractmethod
+    def _embed_for(self, teacher: AudioTextModel, batch: Any) -> dict[str, Tensor]:
+        """Embed the samples that `embed` embeds, in the same order, with a teacher."""
 
     def start_evaluation(self, model: nn.Module) -> None:
         """Embed the class texts."""
@@ -104,6 +128,10 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         if any(parameter.requires_grad for parameter in model.parameters()):
             raise self._cannot_train(model)
         return model
+
+    def embedders(self, model: nn.Module) -> list[AudioTextModel]:
+        """Return the model, and the teacher if there is one."""
+        return [self.embedder(model), *([self._distillation.teacher] if self._distillation else [])]
 
     def audioclip(self, model: nn.Module) -> AudioCLIP:
         """Return a model that can be trained; raise ValueError if it is not an AudioCLIP."""
@@ -135,7 +163,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         return logits.softmax(dim=-1)
 
     def embed_clips(self, model: AudioTextModel, audio: Tensor | PaddedBatch) -> Tensor:
-        """Embed clips for evaluation, averaging evenly spaced windows of clips longer than `window_samples`.
+        """Embed clips in eval mode, averaging evenly spaced windows of clips longer than `window_samples`.
 
         Args:
             model: model in eval mode.
@@ -189,6 +217,11 @@ class AudioTextContrastive(ContrastiveTask):
             of "time" and "frequency" masks, by default 0, and their maximum widths, "max_time" and
             "max_frequency", as shares of the axis, by default 0.1. Masked parts have the mean level of the
             clip's spectrogram, in dB. None for no masks.
+        teacher: frozen model whose embeddings the model also learns from: the source of an AudioCLIP, such as
+            "AudioCLIP-Full-Training" or a folder of runs, or {"class": "model.clap.Clap", "args": {...}}.
+        distillation: weights of the losses that compare the model with the teacher: "similarities", of the
+            scaled similarities of audio and text within a batch, which suits any teacher; "embeddings", of
+            the embeddings themselves, for a teacher with as many dimensions. None for {"similarities": 1.0}.
     """
 
     def __init__(
@@ -202,15 +235,18 @@ class AudioTextContrastive(ContrastiveTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
         spectrogram_masks: Mapping[str, float] | None = None,
+        teacher: Teacher | None = None,
+        distillation: Mapping[Form, float] | None = None,
     ) -> None:
-        prompts = Prompts(template, class_texts)
         super().__init__(
-            prompts,
+            Prompts(template, class_texts),
             positives=positives,
             reduction=reduction,
             label_smoothing=label_smoothing,
             window_samples=window_samples,
             spectrogram_masks=spectrogram_masks,
+            teacher=teacher,
+            distillation=distillation,
         )
         self._class_weights = class_weights
 
@@ -232,7 +268,7 @@ class AudioTextContrastive(ContrastiveTask):
         embedder = self.embedder(model)
         if embedder.sample_rate is None:
             yield from check_rate(test)
-        too_long = self._prompts.too_long(embedder)
+        finders = [self._prompts.too_long(each) for each in self.embedders(model)]
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
             if not sample.audio:
@@ -243,7 +279,8 @@ class AudioTextContrastive(ContrastiveTask):
                     remedy="Remove it from the data set, or choose utils.tasks.Contrastive.",
                 )
             yield from check_labels(sample, multilabel=embedder.multilabel or not scored, remedy=SEVERAL)
-            yield from too_long(sample.place, sample.labels)
+            for too_long in finders:
+                yield from too_long(sample.place, sample.labels)
 
         yield from check_samples(train, test, check, train_is_scored=train_is_scored)
 
@@ -260,6 +297,7 @@ class AudioTextContrastive(ContrastiveTask):
         """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip = self.audioclip(model)
         embeddings, penalty = self._embed(audioclip, batch)
+        embeddings |= self.embed_targets(model, batch)
         return self._compare(audioclip, embeddings, batch, penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
@@ -281,6 +319,10 @@ class AudioTextContrastive(ContrastiveTask):
         audio = normalised(features)
         return {"audio": audio, "text": self._prompts.encode(model, own_values(batch.labels))}, penalty
 
+    def _embed_for(self, teacher: AudioTextModel, batch: Any) -> dict[str, Tensor]:
+        audio = self.embed_clips(teacher, batch.audio)
+        return {"audio": audio, "text": self._prompts.encode(teacher, own_values(batch.labels))}
+
     def _compare(
         self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, *, penalty: Tensor
     ) -> StepOutput:
@@ -298,6 +340,10 @@ class AudioTextContrastive(ContrastiveTask):
                 label_smoothing=self._label_smoothing,
                 reduction=self._reduction,
             )
-        assert logits.audio_text is not None
+            assert logits.audio_text is not None and loss is not None
+            if self._distillation:
+                taught = {f"{name}_features": embeddings[f"{TEACHER}{name}"] for name in ("audio", "text")}
+                pairs = [(logits.audio_text, taught)]
+                loss = loss + self._distillation.loss(embeddings, pairs, self._reduction)
         own = torch.arange(len(logits.audio_text), device=logits.audio_text.device)
         return StepOutput(logits.audio_text, own, loss)

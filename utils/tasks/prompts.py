@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ _MARKS = 2  # start and end tokens of a text
 
 
 class Prompts:
-    """Embeddings of the prompts for lists of labels, cached while the text tower is frozen.
+    """Embeddings of the prompts for lists of labels, cached for each model whose text tower is frozen.
 
     Args:
         templates: one or several prompt templates, with `{}` where the labels go; the embeddings of several
@@ -55,7 +56,8 @@ class Prompts:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
         self._shorten = shorten
-        self._known: CachedValue[dict[tuple[str, ...], Tensor]] = CachedValue()
+        self._known: WeakKeyDictionary[AudioTextModel, CachedValue[dict[tuple[str, ...], Tensor]]]
+        self._known = WeakKeyDictionary()
 
     def check(self, model: AudioTextModel, class_names: Sequence[str]) -> None:
         """Raise ValueError for a text too long for the tower, or for a text of an unknown class."""
@@ -101,7 +103,8 @@ class Prompts:
             return self._embed(model, labels)
         # Training steps reuse these, so they cannot be inference tensors; full precision costs little once.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(model.device.type, enabled=False):
-            known = self._known.get(dict, model.text_parameters())
+            cached = self._known.setdefault(model, CachedValue())
+            known = cached.get(dict, model.text_parameters())
             if len(known) > _MOST_KNOWN:
                 known.clear()
             texts = [tuple(sample) for sample in labels]

@@ -19,6 +19,7 @@ from model.losses import Reduction, combined, label_ids_of, normalised, pairwise
 from model.matches import Mixtures, Positives
 from utils.datasets.sample import Listing
 from utils.tasks.contrastive import ContrastiveTask
+from utils.tasks.distillation import TEACHER, Form, Teacher
 from utils.tasks.labels import SEVERAL, Classes, check_labels, check_rate, check_samples
 from utils.tasks.mixing import mixtures_of, own_values
 from utils.tasks.prompts import Prompts
@@ -66,6 +67,11 @@ class Contrastive(ContrastiveTask):
             of "time" and "frequency" masks, by default 0, and their maximum widths, "max_time" and
             "max_frequency", as shares of the axis, by default 0.1. Masked parts have the mean level of the
             clip's spectrogram, in dB. None for no masks.
+        teacher: frozen model whose embeddings the model also learns from: the source of an AudioCLIP, such as
+            "AudioCLIP-Full-Training" or a folder of runs, or {"class": "model.clap.Clap", "args": {...}}.
+        distillation: weights of the losses that compare the model with the teacher: "similarities", of the
+            scaled similarities of two modalities within a batch, which suits any teacher; "embeddings", of
+            the embeddings themselves, for a teacher with as many dimensions. None for {"similarities": 1.0}.
     """
 
     def __init__(
@@ -79,15 +85,18 @@ class Contrastive(ContrastiveTask):
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
         spectrogram_masks: Mapping[str, float] | None = None,
+        teacher: Teacher | None = None,
+        distillation: Mapping[Form, float] | None = None,
     ) -> None:
-        prompts = Prompts(template, class_texts, shorten=True)
         super().__init__(
-            prompts,
+            Prompts(template, class_texts, shorten=True),
             positives=positives,
             reduction=reduction,
             label_smoothing=label_smoothing,
             window_samples=window_samples,
             spectrogram_masks=spectrogram_masks,
+            teacher=teacher,
+            distillation=distillation,
         )
         if len(set(modalities)) < 2 or not set(modalities) <= set(MODALITIES):
             raise ValueError(
@@ -113,17 +122,26 @@ class Contrastive(ContrastiveTask):
         embedder = self.embedder(model)
         if embedder.sample_rate is None:
             yield from check_rate(test)
-        labels_too_long = self._prompts.too_long(embedder)
-        text_too_long = self._descriptions.too_long(embedder)
+        if self._distillation and "image" in self._modalities and not self._distillation.images:
+            yield Finding(
+                severity="warning",
+                what="The teacher does not embed images, or not those preprocessed for this model; it "
+                "teaches only audio and text.",
+                remedy="If there are images, choose a teacher with the model's image_preprocessing.",
+            )
+        finders = [
+            (self._prompts.too_long(each), self._descriptions.too_long(each))
+            for each in self.embedders(model)
+        ]
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
             if scored and self.class_names and not embedder.multilabel:
                 yield from check_labels(sample, multilabel=False, remedy=SEVERAL)
-            if "text" in self._modalities and sample.captions:
+            for labels_too_long, text_too_long in finders if "text" in self._modalities else ():
                 for caption in sample.captions:
                     yield from text_too_long(sample.place, [caption])
-            elif "text" in self._modalities:
-                yield from labels_too_long(sample.place, sample.labels)
+                if not sample.captions:
+                    yield from labels_too_long(sample.place, sample.labels)
 
         yield from check_samples(
             train, test, check, train_is_scored=train_is_scored, with_classes=bool(self.class_names)
@@ -154,6 +172,7 @@ class Contrastive(ContrastiveTask):
         """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, penalty = self._embed(audioclip, given, self.draw_masks(batch.audio))
+        embeddings |= self.embed_targets(model, batch)
         return self._compare(audioclip, embeddings, given, penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
@@ -199,6 +218,12 @@ class Contrastive(ContrastiveTask):
             found["audio"] = normalised(features)
         return found | self._embed_others(model, given), penalty
 
+    def _embed_for(self, teacher: AudioTextModel, batch: Any) -> dict[str, Tensor]:
+        sees = self._distillation is not None and self._distillation.images
+        given = _Given.of(batch, self._modalities - (set() if sees else {"image"}))
+        audio = {} if given.audio is None else {"audio": self.embed_clips(teacher, given.audio)}
+        return audio | self._embed_others(teacher, given)
+
     def _embed_others(self, model: AudioTextModel, given: _Given) -> dict[str, Tensor]:
         """Embed the images and the texts in a batch."""
         found: dict[str, Tensor] = {}
@@ -230,15 +255,15 @@ class Contrastive(ContrastiveTask):
     ) -> StepOutput:
         with record_function("step/loss"):
             losses: list[Tensor] = []
+            taught: list[tuple[Tensor, dict[str, Tensor]]] = []
             scores = None  # of the first pair
             for pair in _PAIRS:
                 both = all(name in embeddings and name in given.rows for name in pair)
                 rows = given.shared(*pair) if both else torch.empty(0)
                 if not len(rows):
                     continue
-                features = {
-                    f"{name}_features": _at(embeddings[name], given.rows[name], rows) for name in pair
-                }
+                given_rows: dict[str, Tensor] = {name: given.rows[name] for name in pair}
+                features = _features_at(rows, given_rows, embeddings)
                 (logits,) = (found for found in model.logits(**features) if found is not None)
                 same_label = self._positives == "same_label"
                 losses.append(
@@ -251,8 +276,12 @@ class Contrastive(ContrastiveTask):
                     )
                 )
                 scores = logits.detach() if scores is None else scores
+                if all(f"{TEACHER}{name}" in embeddings for name in pair):
+                    taught.append((logits, _features_at(rows, given_rows, embeddings, prefix=TEACHER)))
             # A batch without a pair gets a zero gradient.
             loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
+            if self._distillation:
+                loss = loss + self._distillation.loss(embeddings, taught, self._reduction)
             if penalty is not None:
                 loss = loss + penalty
         if scores is None:
@@ -386,6 +415,13 @@ def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
     if len(rows) == len(wanted):
         return features
     return features[torch.searchsorted(rows, wanted).to(features.device)]
+
+
+def _features_at(
+    wanted: Tensor, rows: Mapping[str, Tensor], embeddings: Mapping[str, Tensor], *, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Select the features of the samples `wanted` of each modality in `rows`, as arguments of `logits`."""
+    return {f"{name}_features": _at(embeddings[f"{prefix}{name}"], at, wanted) for name, at in rows.items()}
 
 
 def _mean_per_sample(features: Tensor, rows: Tensor, samples: int) -> Tensor:

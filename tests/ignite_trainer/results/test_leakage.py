@@ -63,7 +63,7 @@ def test_one_trained_fold_among_several_is_enough_for_a_mark(trained: RunResult)
     for held_out, mark in (((1,), ""), ((1, 2), OTHER_PART), ((), OTHER_PART)):
         tones = Tones()
         tones.held_out = held_out
-        assert caution(model, Tones(train=True), tones) == mark
+        assert caution([model], Tones(train=True), tones) == mark
 
 
 def test_the_mark_survives_further_training(trained: RunResult, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def mark(trained: RunResult, then: Part, now: Part, *, best: bool = False, train
     content = json.loads(path.read_text()) | then._asdict() | {"held_out": (), "folds": ()}
     path.write_text(json.dumps(content | {"nothing_held_out": False}))
     file = trained.end.best[0].checkpoint if best else trained.end.last_checkpoint
-    return caution(Loaded(file=str(file), sha256=""), train or Part(), now)
+    return caution([Loaded(file=str(file), sha256="")], train or Part(), now)
 
 
 def test_held_out_splits_are_marked_only_for_best_weights(trained: RunResult) -> None:

@@ -110,7 +110,7 @@ def test_best_weights_are_marked_only_on_the_split_that_chose_them(validated: Ru
 
     def mark(fold: int) -> str:
         splits = (Tones(fold=fold, folds=5, samples=60, train=train) for train in (True, False))
-        return caution(model, *splits)
+        return caution([model], *splits)
 
     assert validated.record.dataset == "ValidatedTones"
     record = validated.folder / "result.json"

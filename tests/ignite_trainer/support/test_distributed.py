@@ -80,11 +80,14 @@ def test_two_processes_train_an_audioclip_as_one(ranks: Results, name: str) -> N
     assert ("audio.fbsp.m" in alone.gradients) == (name == "a step")
 
 
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("chunk", PARTS)
-def test_two_processes_train_three_incomplete_modalities_as_one(ranks: Results, chunk: int | None) -> None:
-    alone = train_three_modalities(torch.float64, 7, chunk=chunk)
+def test_two_processes_train_three_incomplete_modalities_as_one(
+    ranks: Results, chunk: int | None, taught: bool
+) -> None:
+    alone = train_three_modalities(torch.float64, 7, chunk=chunk, taught=taught)
     for results in ranks:
-        assert_same(results[f"three {chunk}"], alone, tolerance=1e-10)
+        assert_same(results[f"three {chunk} {taught}"], alone, tolerance=1e-10)
     for tower in ("audio.conv1.weight", "visual.conv1.weight", "text_projection"):
         assert alone.gradients[tower].any()
 
