@@ -314,6 +314,7 @@ class SplitLoader:
         sample = rebuild(read.sample, fields)
         if rows is not None:
             read, sample = read._replace(indices=read.indices[rows]), slice_batch(sample, rows)
+            random = random.select(torch.arange(len(random))[rows])
         fields = [_unpad(field, unequal_lengths=self._unequal_lengths) for field in sample]
         return Batch(read.indices, rebuild(sample, fields), random.stream(_TASK_STREAM))
 

@@ -59,6 +59,8 @@ def test_audioset_trains_and_reports_missing_files(
             "batch_train": 6,
             "epochs": 1,
             "seed": 1,
+            "sampling": "balanced",
+            "samples_per_epoch": 18,
             "skip_train_evaluation": True,
             "saved_models_path": "results",
         },
@@ -90,6 +92,7 @@ def test_audioset_trains_and_reports_missing_files(
         )
     ]
     [folder] = (root.parent / "results").glob("*/*")
+    assert [event["iteration"] for event in events(folder) if event["event"] == "iteration"] == [3]
     measured = [event["metrics"]["mAP"] for event in events(folder) if event["event"] == "evaluation"]
     assert measured and all(0 < value <= 1 for value in measured)
 

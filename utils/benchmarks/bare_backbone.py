@@ -42,7 +42,10 @@ class BareBackbone(Yardstick):
         size = {"height": height, "width": width, "images_per_sample": channels}
         return {
             **protocol,
-            "Setup": {**protocol["Setup"], "recompute": False},
+            "Setup": {
+                **protocol["Setup"],
+                **{"recompute": False, "sampling": "each", "samples_per_epoch": None},
+            },
             "Model": {"class": "utils.benchmarks.Backbone"},
             "Task": {"class": "utils.benchmarks.BackboneOnNoise", "args": size},
             "Parameters": [{"match": ".*"}],
