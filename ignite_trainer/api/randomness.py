@@ -1,8 +1,9 @@
 """Per-sample random numbers, which depend only on the seed, the epoch and the sample's index.
 
-The augmentation of a sample therefore does not depend on batch size, workers, device, rank or resuming. The
-generator is counter-based: the n-th number in a stream is a hash of (key, n). It has no state to save, and
-its integer arithmetic is the same on every device.
+The augmentation of a sample therefore does not depend on batch size, workers, device, rank or resuming. A
+sample that an epoch has several times (`Setup.sampling`) has other random numbers each time. The generator is
+counter-based: the n-th number in a stream is a hash of (key, n). It has no state to save, and its integer
+arithmetic is the same on every device.
 """
 
 from __future__ import annotations

@@ -198,6 +198,8 @@ class SplitLoader:
     def one(self, index: int, *, epoch: int, transformed: bool = True) -> Any:
         """Load one sample as a batch of size 1, augmented as in the given epoch if `transformed`.
 
+        If the epoch has the sample several times, it is augmented as for the first time.
+
         Raises:
             ProtocolError: The sample cannot be read.
         """
