@@ -7,40 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-from PIL import Image
 from toy_research.records import events
 
 from ignite_trainer.protocol.reading import read_protocol
+from tests.miniatures import AUDIOSET_NAMES, write_audioset
 from tests.system.conftest import ROOT, Command
-
-CLASSES = ("Speech", "Dog", "Child speech, kid speaking")
-
-
-def write_miniature(folder: Path, *, segments: int) -> None:
-    """Write tables with this many segments; every fourth has no sound, every third no image."""
-    (folder / "audio").mkdir(parents=True)
-    (folder / "frames").mkdir()
-    number = 0
-    for table in ("balanced_train", "unbalanced_train", "eval"):
-        lines = ["# created", f"# num_segs={segments}", "# YTID, start_seconds, end_seconds, positive_labels"]
-        for i in range(segments):
-            mids = ",".join(f"/m/{mid}" for mid in sorted({i % 3, (i // 2) % 3}))
-            lines.append(f'{number:011d}, 30.000, 40.000, "{mids}"')
-            samples = np.random.default_rng(number).normal(0, 0.02 + 0.1 * (i % 3), 4410)
-            if i % 3:
-                for frame in range(i % 3):
-                    pixels = np.random.default_rng(frame).integers(0, 256, (36, 64, 3), np.uint8)
-                    Image.fromarray(pixels).save(folder / f"frames/{number:011d}_{frame}.jpg")
-            if i % 4:
-                soundfile.write(folder / f"audio/Y{number:011d}.wav", samples, 44100)
-            number += 1
-        (folder / f"{table}_segments.csv").write_text("\n".join(lines) + "\n")
-    with (folder / "class_labels_indices.csv").open("w", newline="") as file:
-        rows = [(number, f"/m/{number}", name) for number, name in enumerate(CLASSES)]
-        csv.writer(file).writerows([("index", "mid", "display_name"), *rows])
 
 
 @pytest.fixture
@@ -52,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 def test_audioset_trains_and_reports_missing_files(
     root: Path, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_miniature(root, segments=8)
+    write_audioset(root, segments=8)
     protocol: dict[str, Any] = {
         "Setup": {
             "name": "AudioSet",
@@ -106,7 +78,7 @@ TOWERS = {
 
 def test_each_of_the_three_stages_starts_from_the_previous_one(root: Path, command: Command) -> None:
     """The shipped protocols on the miniature: a small model, clips of 0.45 s, images of 32 pixels."""
-    write_miniature(root, segments=24)
+    write_audioset(root, segments=24)
     results = root.parent / "results"
     short = {number: {"out_len": 19845} for number in (3, 4, 6, 7)}
     small = {number: {"size": 32} for number in (10, 11)} | {8: {"size": [36, 64]}, 9: {"size": [36, 64]}}
@@ -154,7 +126,7 @@ def test_the_names_of_the_classes_are_scored_on_the_evaluation_segments_alone(
     root: Path, command: Command
 ) -> None:
     """The shipped protocol needs no training segment, and reports the mAP of its scores."""
-    write_miniature(root, segments=8)
+    write_audioset(root, segments=8)
     for number in range(16):  # sounds of the training tables
         (root / f"audio/Y{number:011d}.wav").unlink(missing_ok=True)
     results = root.parent / "results"
@@ -177,7 +149,7 @@ def test_the_names_of_the_classes_are_scored_on_the_evaluation_segments_alone(
     with (path.parent / "predictions.csv").open(newline="") as file:
         predictions = list(csv.DictReader(file))
     precisions = []
-    for name in CLASSES:
+    for name in AUDIOSET_NAMES:
         ranked = sorted(predictions, key=lambda row: -float(row[f"score: {name}"]))
         hits = [name in row["target"].split("|") for row in ranked]
         found = [sum(hits[: rank + 1]) / (rank + 1) for rank, hit in enumerate(hits) if hit]

@@ -16,10 +16,10 @@ from ignite_trainer.commands.named_data import data_from_protocol
 from ignite_trainer.support.formatting import percent
 from model.audioclip import AudioCLIP
 from model.weights.loading import read_state_dict
+from tests.miniatures import write_audiocaps, write_clotho
 from tests.small_backbone import small_backbone
 from tests.small_clap import save_clap, small_clap
 from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
-from tests.utils.datasets.official.miniatures import write_audiocaps, write_clotho
 from utils.datasets import AudioCaps, Clotho
 
 SIZES: dict[str, Any] = {

@@ -8,17 +8,10 @@ from typing import Any
 import pytest
 
 from ignite_trainer.api.batch import Alternatives
-from tests.utils.datasets.official.miniatures import (
-    CLOTHO_CLIPS,
-    VIDEOS,
-    write_audiocaps,
-    write_clotho,
-    write_sound,
-)
+from tests.miniatures import AUDIOCAPS_VIDEOS as VIDEOS
+from tests.miniatures import CLOTHO_CLIPS, RATE, write_audiocaps, write_clotho, write_noise
 from utils.datasets import AudioCaps, Clotho, Shards
 from utils.shards.making import Options, make
-
-RATE = 8000
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def texts(data: Any) -> list[Any]:
     ("kind", "write", "table", "caption"),
     [
         (Clotho, write_clotho, "clotho_captions_evaluation.csv", "caption {} of evaluation 1"),
-        (AudioCaps, write_audiocaps, "test.csv", "test caption {} of 5"),
+        (AudioCaps, write_audiocaps, "test.csv", "test caption {} of 7"),
     ],
 )
 def test_equal_captions_of_a_clip_each_count(
@@ -105,7 +98,7 @@ def test_the_archives_of_clotho_may_be_unpacked_into_folders_of_their_names(clot
 
 def test_sounds_of_clotho_in_another_format_and_names_with_spaces_are_found(clotho: Path) -> None:
     (clotho / "evaluation/Clip  0.wav").unlink()
-    write_sound(clotho / "evaluation/Clip  0.flac", 0)
+    write_noise(clotho / "evaluation/Clip  0.flac", 0)
     (clotho / "evaluation/Clip  1.wav").rename(clotho / "evaluation/ Clip  1.wav")
     test = small(Clotho, clotho, train=False)
     assert [entry.audio for entry in test.entries][:2] == [
@@ -179,36 +172,36 @@ def test_clotho_can_be_checked(clotho: Path) -> None:
 
 def test_audiocaps_has_its_official_splits(audiocaps: Path) -> None:
     train, test = small(AudioCaps, audiocaps), small(AudioCaps, audiocaps, train=False)
-    assert texts(train) == ["a train caption of 0", "a train caption of 1", "a train caption of 2"]
+    assert texts(train) == [f"a train caption of {clip}" for clip in range(4)]
     assert texts(test) == [
-        tuple(f"test caption {number} of {clip}" for number in range(5)) for clip in (5, 6)
+        tuple(f"test caption {number} of {clip}" for number in range(5)) for clip in (6, 7)
     ]
     assert [test.record(0), train.record(2)] == [
-        {"clip": f"audio/test/{VIDEOS[5]}.wav", "split": "test"},
+        {"clip": f"audio/test/{VIDEOS[6]}.wav", "split": "test"},
         {"clip": f"audio/train/{VIDEOS[2]}_30_40.wav", "split": "train"},
     ]
-    assert list(test.sources()) == [f"youtube:{VIDEOS[5]}", f"youtube:{VIDEOS[6]}"]
+    assert list(test.sources()) == [f"youtube:{VIDEOS[6]}", f"youtube:{VIDEOS[7]}"]
     validation = small(AudioCaps, audiocaps, validation=True).validation
     assert [len(captions) for captions in texts(validation)] == [5, 5]
     assert (train.held_out_splits, test.held_out_splits) == ((), ("test",))
 
 
 def test_missing_sounds_of_audiocaps_are_counted(audiocaps: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (audiocaps / f"audio/test/{VIDEOS[6]}.wav").rename(audiocaps / f"audio/test/{VIDEOS[6]}.webm")
-    (audiocaps / f"audio/test/{VIDEOS[5]}_77.wav").write_bytes(b"")
+    (audiocaps / f"audio/test/{VIDEOS[7]}.wav").rename(audiocaps / f"audio/test/{VIDEOS[7]}.webm")
+    (audiocaps / f"audio/test/{VIDEOS[6]}_77.wav").write_bytes(b"")
     test = small(AudioCaps, audiocaps, train=False)
     assert test.results_name == "part of AudioCaps (1 of 975 test clips)"
     test.prepare()
     assert "test.csv: 975 test clips published, 2 listed, 1 with a sound." in caplog.text
-    other = f"audio/test/{VIDEOS[5]}_77.wav"
+    other = f"audio/test/{VIDEOS[6]}_77.wav"
     assert f"1 files hold another part of their video, or do not say which, such as {other}." in caplog.text
     assert "1 videos are not decoded here" in caplog.text
 
 
 def test_sounds_of_audiocaps_may_be_elsewhere_and_whole_videos(audiocaps: Path, tmp_path: Path) -> None:
     media = tmp_path / "videos"
-    for number in (5, 6):
-        write_sound(media / f"deep/Y{VIDEOS[number]}.wav", number, samples=60 * RATE)
+    for number in (6, 7):
+        write_noise(media / f"deep/Y{VIDEOS[number]}.wav", number, samples=60 * RATE)
     (audiocaps / "dataset").mkdir()
     (audiocaps / "test.csv").rename(audiocaps / "dataset/test.csv")
     test = small(AudioCaps, audiocaps, train=False, media=media, whole_videos=True)
@@ -220,9 +213,9 @@ def test_sounds_of_audiocaps_may_be_elsewhere_and_whole_videos(audiocaps: Path, 
     ("line", "message"),
     [
         ("9,short,30,a dog", r"line 2: youtube_id is \"short\"; a YouTube identifier of 11 characters"),
-        (f"9,{VIDEOS[5]},soon,a dog", r"line 2: start_time is \"soon\"; a number of zero or more"),
-        (f"9,{VIDEOS[5]},,a dog", r"line 2: start_time is \"\"; a time in seconds"),
-        (f"9,{VIDEOS[5]},30,", r"line 2: caption is \"\"; a caption is expected"),
+        (f"9,{VIDEOS[6]},soon,a dog", r"line 2: start_time is \"soon\"; a number of zero or more"),
+        (f"9,{VIDEOS[6]},,a dog", r"line 2: start_time is \"\"; a time in seconds"),
+        (f"9,{VIDEOS[6]},30,", r"line 2: caption is \"\"; a caption is expected"),
     ],
 )
 def test_wrong_lines_of_audiocaps_are_named(audiocaps: Path, line: str, message: str) -> None:
