@@ -14,6 +14,8 @@ from ignite_trainer.commands import cli
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = ROOT / "protocols/defaults.json"
+SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
+"""Protocol files."""
 QUIET = ["--Reporters", '[{"class": "ignite_trainer.reporters.JsonLines"}]']
 
 Command = Callable[..., Done]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gc
-import importlib
 import inspect
 import json
 import math
@@ -31,6 +30,7 @@ from ignite_trainer.commands.named_data import data_from_protocol
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.reading import read_protocol
+from ignite_trainer.protocol.sections import Protocol
 from model.clap import Clap
 from model.weights.loading import read_state_dict
 from tests.miniatures import (
@@ -44,9 +44,8 @@ from tests.miniatures import (
 )
 from tests.small_backbone import SMALL_AUDIOCLIP
 from tests.small_clap import save_clap, small_clap
-from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
+from tests.system.conftest import DEFAULTS, QUIET, SHIPPED, Command
 
-SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 TRAINING = [path for path in SHIPPED if read_protocol(path)["Setup"]["epochs"]]
 EVALUATING = [path for path in SHIPPED if path not in TRAINING]
 STEPS = 2
@@ -109,11 +108,7 @@ class Small:
             if key in ("out_len", "window_samples"):
                 return value and samples
             if key in ("size", "image_size"):
-                return (
-                    [round(scale * side) for side in value]
-                    if isinstance(value, list)
-                    else round(scale * value)
-                )
+                return np.rint(scale * np.array(value)).astype(int).tolist()
             if isinstance(value, list):
                 return [shrink(item) for item in value]
             if not isinstance(value, dict):
@@ -121,10 +116,9 @@ class Small:
             value = {key: shrink(item, key) for key, item in value.items()}
             kind = pydoc.locate(str(value.get("class")))
             if inspect.isclass(kind) and issubclass(kind, nn.Module):
-                sizes = {
-                    name: NETWORK[name] for name in inspect.signature(kind).parameters if name in NETWORK
-                }
-                value["args"] |= {**sizes, "pretrained": self._weights(kind)}
+                arguments = inspect.signature(kind).parameters
+                value["args"] |= {name: size for name, size in NETWORK.items() if name in arguments}
+                value["args"]["pretrained"] = self._weights(kind)
             return value
 
         protocol: dict[str, Any] = {section: shrink(content) for section, content in shipped.items()}
@@ -159,8 +153,6 @@ class Small:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    for name in ("librosa", "open_clip", "transformers"):
-        importlib.import_module(name)
     return Small(tmp_path_factory.mktemp("small"))
 
 
@@ -170,9 +162,15 @@ def _quick_garbage_collections() -> None:
     gc.freeze()
 
 
-def run_folder(results: Path) -> Path:
-    (result,) = results.glob("*/*/result.json")
-    return result.parent
+def finished_run(folder: Path) -> tuple[Path, Protocol]:
+    """Return the folder of the only run, and its protocol; check that its result is complete."""
+    (path,) = folder.glob("results/*/*/result.json")
+    protocol, result = load(folder / "protocol.json", defaults=DEFAULTS), json.loads(path.read_text())
+    assert set(result["last"]) == {line.line_label for line in protocol.lines.values()}
+    assert None not in result["last"].values()  # NaN
+    assert set(result["evaluations"]) == set(protocol.evaluations)
+    assert all(figures for table in result["evaluations"].values() for figures in table.values())
+    return path.parent, protocol
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -196,7 +194,7 @@ def test_every_shipped_protocol_with_epochs_trains_two_steps(
 ) -> None:
     done = command(small(path), *QUIET)
     assert done.status == 0, done.err
-    run, protocol = run_folder(tmp_path / "results"), load(tmp_path / "protocol.json", defaults=DEFAULTS)
+    run, protocol = finished_run(tmp_path)
     steps = [event for event in events(run) if event["event"] == "iteration"]
     assert steps[-1]["iteration"] == STEPS * protocol.setup.accumulate
     assert all(math.isfinite(step["loss"]) for step in steps)
@@ -219,9 +217,4 @@ def test_every_shipped_protocol_without_epochs_evaluates(
 ) -> None:
     done = command(small(path), *QUIET)
     assert done.status == 0, done.err
-    run, protocol = run_folder(tmp_path / "results"), load(tmp_path / "protocol.json", defaults=DEFAULTS)
-    result = json.loads((run / "result.json").read_text())
-    assert set(result["last"]) == {line.line_label for line in protocol.lines.values()}
-    assert set(result["evaluations"]) == set(protocol.evaluations)
-    assert None not in result["last"].values()  # NaN
-    assert all(figures for table in result["evaluations"].values() for figures in table.values())
+    finished_run(tmp_path)

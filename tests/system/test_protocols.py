@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from jsonschema import Draft202012Validator
 from toy_research.records import events
@@ -18,10 +17,9 @@ from ignite_trainer.protocol.overrides import split_overrides
 from ignite_trainer.protocol.reading import read_protocol
 from model.esresnet import ESResNeXt
 from model.weights.loading import read_state_dict
-from tests.system.conftest import DEFAULTS, QUIET, ROOT, Command
+from tests.miniatures import write_us8k
+from tests.system.conftest import DEFAULTS, QUIET, ROOT, SHIPPED, Command
 from utils.datasets import ESC50, MadeSounds
-
-SHIPPED = sorted(set((ROOT / "protocols").glob("*.json")) - {DEFAULTS, ROOT / "protocols/schema.json"})
 
 # Overrides that only make AudioCLIP and the clips small.
 SMALL = """
@@ -249,18 +247,7 @@ def test_the_audio_tower_can_train_alone_as_a_classifier(
 
 
 def test_stereo_clips_are_trained_and_evaluated_in_bf16(command: Command, tmp_path: Path) -> None:
-    root = tmp_path / "UrbanSound8K"
-    (root / "metadata").mkdir(parents=True)
-    rows = ["slice_file_name,fold,classID,class"]
-    random = np.random.default_rng(0)
-    for fold in (1, 2, 3):
-        (root / f"audio/fold{fold}").mkdir(parents=True)
-        for number in range(4):
-            name = f"{fold}-{number}.wav"
-            samples = random.integers(-9000, 9000, (6000 + 1000 * number, 1 + number % 2)).astype(np.int16)
-            soundfile.write(root / f"audio/fold{fold}" / name, samples, (22050, 44100)[number % 2])
-            rows.append(f"{name},{fold},{number % 2},{('siren', 'dog_bark')[number % 2]}")
-    (root / "metadata/UrbanSound8K.csv").write_text("\n".join(rows) + "\n")
+    root = write_us8k(tmp_path / "UrbanSound8K")
     words = ["--Dataset.args.root", root, "--Setup.precision", "bf16", "--Task.args.positives", "same_label"]
     assert command("audioclip-us8k", *BRIEF, "-b", "4", *SMALL, *QUIET, *words).status == 0
     [folder] = (tmp_path / "results").glob("*/*")
