@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from ignite_trainer.data.sampling import BalancedSampling
-from tests.miniatures import RATE, write_fsd50k, write_vggsound
-from tests.system.test_audioset_trains import write_miniature
+from tests.miniatures import RATE, write_audioset, write_fsd50k, write_vggsound
 from utils.datasets import FSD50K, AudioSet, VGGSound
 
 
 def audioset(folder: Path) -> Any:
-    write_miniature(folder, segments=11)
+    write_audioset(folder, segments=11)
     return AudioSet(folder, RATE, train_on="both")
 
 
