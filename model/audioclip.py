@@ -24,7 +24,7 @@ from .clip.towers import (
 from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
 from .esresnet.masks import SpectrogramMasks
 from .losses import Features, Logits, Reduction, pairwise_contrastive_loss, scaled_similarity
-from .matches import Mixtures, Positives
+from .matches import Positives
 from .recompute import recompute
 from .weights.built_from import NOT_DESCRIBED, arguments_for
 from .weights.hub import HubLayout, is_hub_layout
@@ -40,7 +40,7 @@ class AudioCLIP(nn.Module, HubLayout):
         image [B, 3, H, W]  -> CLIP's image tower -> [B, D]     audio-text:  s = logit_scale_at
         text  (B strings)   -> CLIP's text tower  -> [B, D]     image-text:  s = logit_scale
 
-        logits of a pair, [B, B] = clamp(exp(s), 1, 100) * cosine similarities
+        logits of a pair, [B, B] = clamp(exp(s), 1, 100) * cosine similarities (+ bias)
 
     The image and text towers come from OpenAI's CLIP (RN50 with QuickGELU by default, arXiv 2103.00020) or
     any other open_clip model. State-dict names are the same as in the released checkpoints and open_clip.
@@ -70,11 +70,15 @@ class AudioCLIP(nn.Module, HubLayout):
         clip: name of an open_clip model, such as "ViT-B-32-quickgelu", to use in place of the arguments
             `embed_dim` to `transformer_layers`; None for those arguments.
         spectrum: "fbsp" or "stft", see `ESResNeXt`.
+        logit_bias: initial value of the learned biases of the similarities, `logit_bias_ai`, `logit_bias_at`
+            and `logit_bias`, which the sigmoid loss needs: -10 in SigLIP (arXiv 2303.15343). Weights without
+            biases leave them at this value. None for a model without biases.
         assets: folder of the released weights; None for the repository's `assets/`.
 
     Attributes:
         image_preprocessing: preprocessing of images for the image tower.
         weights_files: files that contained the initial weights; empty if the weights are random.
+        has_logit_biases: whether similarities have learned biases.
         weights_sha256: expected SHA-256 of each weights file whose name and size match a released file.
 
     Raises:
@@ -98,6 +102,9 @@ class AudioCLIP(nn.Module, HubLayout):
     visual: nn.Module
     transformer: nn.Module
     logit_scale: nn.Parameter
+    logit_bias: nn.Parameter
+    logit_bias_ai: nn.Parameter
+    logit_bias_at: nn.Parameter
 
     affects: ClassVar[dict[str, str]] = {"pretrained": "run", "assets": "run"}
     """Arguments that only state where weights come from; runs that differ only in these may be averaged."""
@@ -133,6 +140,7 @@ class AudioCLIP(nn.Module, HubLayout):
         *,
         clip: str | None = None,
         spectrum: Literal["fbsp", "stft"] = "fbsp",
+        logit_bias: float | None = None,
         assets: str | Path | None = None,
     ) -> None:
         given: dict[str, Any] = dict(locals())
@@ -153,6 +161,10 @@ class AudioCLIP(nn.Module, HubLayout):
         self.audio = ESResNeXt(**audio_args, num_classes=towers.embed_dim)
         self.logit_scale_ai = nn.Parameter(torch.tensor(math.log(100.0)))
         self.logit_scale_at = nn.Parameter(torch.tensor(math.log(100.0)))
+        self.has_logit_biases = logit_bias is not None
+        if logit_bias is not None:
+            for name in ("logit_bias_ai", "logit_bias_at", "logit_bias"):
+                self.register_parameter(name, nn.Parameter(torch.tensor(float(logit_bias))))
         load_sources(self, self.audio, sources, clip_args={**clip_args, "clip": clip}, audio_args=audio_args)
 
     @classmethod
@@ -371,10 +383,13 @@ class AudioCLIP(nn.Module, HubLayout):
         text_features: Tensor | None = None,
     ) -> Logits:
         """Compute each pair's scaled similarities from the modalities' normalised features `[B, D]`."""
+        audio_image = audio_text = image_text = None
+        if self.has_logit_biases:
+            audio_image, audio_text, image_text = self.logit_bias_ai, self.logit_bias_at, self.logit_bias
         return Logits(
-            audio_image=scaled_similarity(self.logit_scale_ai, audio_features, image_features),
-            audio_text=scaled_similarity(self.logit_scale_at, audio_features, text_features),
-            image_text=scaled_similarity(self.logit_scale, image_features, text_features),
+            audio_image=scaled_similarity(self.logit_scale_ai, audio_features, image_features, audio_image),
+            audio_text=scaled_similarity(self.logit_scale_at, audio_features, text_features, audio_text),
+            image_text=scaled_similarity(self.logit_scale, image_features, text_features, image_text),
         )
 
     def loss(
@@ -385,8 +400,6 @@ class AudioCLIP(nn.Module, HubLayout):
         sample_weight: Tensor | None = None,
         positives: Positives = "diagonal",
         label_ids: Tensor | None = None,
-        mixtures: Mixtures | None = None,
-        label_smoothing: float = 0.0,
         reduction: Reduction = "factorial",
     ) -> Tensor | None:
         """Compute the contrastive loss plus the penalty; return None if there is no pair of modalities.
@@ -397,13 +410,7 @@ class AudioCLIP(nn.Module, HubLayout):
         if not pairs:
             return None
         loss = pairwise_contrastive_loss(
-            pairs,
-            sample_weight=sample_weight,
-            positives=positives,
-            label_ids=label_ids,
-            mixtures=mixtures,
-            label_smoothing=label_smoothing,
-            reduction=reduction,
+            pairs, sample_weight=sample_weight, positives=positives, label_ids=label_ids, reduction=reduction
         )
         return loss if penalty is None else loss + penalty
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .matches import Matches, Mixtures, Positives
+from .matches import Positives, find_matches
+from .parts import PairLoss
 
 Reduction = Literal["factorial", "mean"]
 
@@ -47,7 +48,9 @@ def clamped_scale(log_scale: Tensor) -> Tensor:
     return log_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
 
 
-def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor | None:
+def scaled_similarity(
+    log_scale: Tensor, rows: Tensor | None, columns: Tensor | None, bias: Tensor | None = None
+) -> Tensor | None:
     """Compute scaled cosine similarities.
 
     Autocast is off because bfloat16 cosines, multiplied by 100, would give different classes equal scores.
@@ -56,6 +59,7 @@ def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | 
         log_scale: logarithm of the scale, scalar.
         rows: normalised features `[rows, D]`, or None.
         columns: normalised features `[columns, D]`, or None.
+        bias: scalar that is added to all similarities; None for 0.
 
     Returns:
         `[rows, columns]`; None if `rows` or `columns` is None.
@@ -63,7 +67,8 @@ def scaled_similarity(log_scale: Tensor, rows: Tensor | None, columns: Tensor | 
     if rows is None or columns is None:
         return None
     with torch.autocast(rows.device.type, enabled=False):
-        return clamped_scale(log_scale) * rows @ columns.T
+        similarity = clamped_scale(log_scale) * rows @ columns.T
+        return similarity if bias is None else similarity + bias
 
 
 def pairwise_contrastive_loss(
@@ -72,8 +77,6 @@ def pairwise_contrastive_loss(
     sample_weight: Tensor | None = None,
     positives: Positives = "diagonal",
     label_ids: Tensor | None = None,
-    mixtures: Mixtures | None = None,
-    label_smoothing: float = 0.0,
     reduction: Reduction = "factorial",
 ) -> Tensor:
     """Compute the symmetric contrastive loss of each pair of modalities, and combine the losses.
@@ -90,11 +93,6 @@ def pairwise_contrastive_loss(
             samples that have the same labels, with a uniform target distribution.
         label_ids: integers `[B]` for "same_label", equal for samples with the same labels. See
             `label_ids_of`.
-        mixtures: mixtures of samples in the rows, whose target distributions are the means of those of their
-            samples, weighted by their shares (mixup, arXiv 1710.09412). A column's target distribution is in
-            proportion to its shares of the rows. None if rows are not mixed.
-        label_smoothing: share e of the uniform distribution in the target distributions, 0 to 1: a target T
-            becomes (1 - e) T + e / B (arXiv 1512.00567, section 7).
         reduction: combination of the losses of n pairs. "factorial", as published, divides their sum by n!
             (by 6 for three pairs, where the mean would divide by 3). "mean" is their mean.
 
@@ -123,12 +121,9 @@ def pairwise_contrastive_loss(
             f"Logits have shapes {shapes}; expected the same [B, B] for all: sample i of "
             "each modality belongs to sample i of the others."
         )
-    matches = _matches(batch, positives=positives, label_ids=label_ids, mixtures=mixtures)
-    if matches is not None:
-        matches = matches.to(pairs[0])
-    return combined(
-        [_symmetric_loss(pair, matches, sample_weight, label_smoothing) for pair in pairs], reduction
-    )
+    matches = find_matches(batch, positives=positives, label_ids=label_ids)
+    loss = PairLoss(batch=batch, matches=matches, sample_weight=sample_weight)
+    return combined([loss.softmax(pair, pair, slice(0, batch)) for pair in pairs], reduction)
 
 
 def combined(losses: Sequence[Tensor], reduction: Reduction) -> Tensor:
@@ -181,47 +176,3 @@ def label_ids_of(labels: Sequence[Sequence[str]]) -> Tensor:
     keys = ["\0".join(sorted(set(sample))).encode() for sample in labels]
     hashes = [int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1 for key in keys]
     return torch.tensor(hashes, dtype=torch.int64)
-
-
-def _matches(
-    batch: int, *, positives: Positives, label_ids: Tensor | None, mixtures: Mixtures | None
-) -> Matches | None:
-    """Return the matches in a batch; None if each row matches only its own column."""
-    if positives == "diagonal":
-        if label_ids is not None:
-            raise ValueError('label_ids were given, but positives "diagonal" ignores them; use "same_label".')
-        return None if mixtures is None else Matches.of(torch.arange(batch), mixtures)
-    if positives != "same_label":
-        raise ValueError(f'positives is {positives!r}; "diagonal" and "same_label" are allowed.')
-    if label_ids is None or label_ids.shape != (batch,):
-        given = "none" if label_ids is None else f"shape {list(label_ids.shape)}"
-        raise ValueError(f'positives "same_label" needs label_ids of shape [{batch}]; got {given}.')
-    return Matches.of(label_ids, mixtures)
-
-
-def _symmetric_loss(
-    logits: Tensor, matches: Matches | None, sample_weight: Tensor | None, label_smoothing: float
-) -> Tensor:
-    """Add the weighted mean cross-entropies along the rows and along the columns of `logits` `[B, B]`.
-
-    The backward pass keeps two matrices of this size, each 1 GiB for a batch of 16,384.
-    """
-    by_row, by_column = logits.log_softmax(dim=1), logits.log_softmax(dim=0)
-    if matches is None:
-        rows, columns = by_row.diagonal(), by_column.diagonal()
-    else:
-        every = slice(None)
-        rows = (matches.along_rows(every) * by_row).sum(dim=1)
-        columns = (matches.along_columns(every) * by_column).sum(dim=0)
-    if label_smoothing:
-        rows = torch.lerp(rows, by_row.mean(dim=1), label_smoothing)
-        columns = torch.lerp(columns, by_column.mean(dim=0), label_smoothing)
-    losses = -(rows + columns)
-    if sample_weight is None:
-        return losses.mean()
-    if sample_weight.shape != losses.shape:
-        raise ValueError(
-            f"Sample weights have shape {list(sample_weight.shape)}; expected {list(losses.shape)}."
-        )
-    weight = sample_weight.to(losses, non_blocking=True)
-    return (weight * losses).sum() / weight.sum()

@@ -78,6 +78,46 @@ class Matches(NamedTuple):
         """Return the target distributions of some columns over all rows, `[B, columns]`; each sums to 1."""
         return _spread(self.mixed, self.column_targets, self.ids[columns])
 
+    def shares(self, rows: slice) -> Tensor:
+        """Return the share of each column's identity in some rows, `[rows, B]`, from 0 to 1."""
+        return _spread(self.mixed[rows], self.weights[rows], self.ids)
+
+
+def find_matches(
+    batch: int,
+    *,
+    positives: Positives = "diagonal",
+    label_ids: Tensor | None = None,
+    mixtures: Mixtures | None = None,
+) -> Matches | None:
+    """Return the matches in a batch; None if each row matches only its own column.
+
+    Args:
+        batch: number of samples, B.
+        positives: rule for matching samples. "diagonal", as published, matches each sample only with itself,
+            so other samples with the same labels count as negatives. "same_label" matches a sample with all
+            samples that have the same labels, with a uniform target distribution.
+        label_ids: integers `[B]` for "same_label", equal for samples with the same labels. See
+            `losses.label_ids_of`.
+        mixtures: mixtures of samples in the rows, whose target distributions are the means of those of their
+            samples, weighted by their shares (mixup, arXiv 1710.09412). A column's target distribution is in
+            proportion to its shares of the rows. None if rows are not mixed.
+
+    Raises:
+        ValueError: `positives` is unknown; or `label_ids` are missing, have the wrong shape, or are given but
+            not used.
+    """
+    if positives == "diagonal":
+        if label_ids is not None:
+            raise ValueError('label_ids were given, but positives "diagonal" ignores them; use "same_label".')
+        return None if mixtures is None else Matches.of(torch.arange(batch), mixtures)
+    if positives != "same_label":
+        raise ValueError(f'positives is {positives!r}; "diagonal" and "same_label" are allowed.')
+    if label_ids is None or label_ids.shape != (batch,):
+        given = "none" if label_ids is None else f"shape {list(label_ids.shape)}"
+        raise ValueError(f'positives "same_label" needs label_ids of shape [{batch}]; got {given}.')
+    return Matches.of(label_ids, mixtures)
+
 
 def _spread(mixed: Tensor, shares: Tensor, ids: Tensor) -> Tensor:
     """Sum the shares `[rows, K]` of samples whose identity is that of a column: `[rows, columns]`."""

@@ -61,6 +61,8 @@ class Task(ABC):
             sample of the batch, such as for augmentation within the model. The trainer sets them before each
             training step, and before each chunk of it; they depend on the seed, the epoch and the sample. A
             task derives a stream for each purpose with `random.stream`. None otherwise, as in evaluation.
+        scores_are_read: whether any metric reads the scores of training steps; set by the trainer. If not, a
+            training step may return empty scores.
     """
 
     class_names: Sequence[str] = ()
@@ -69,6 +71,7 @@ class Task(ABC):
     multilabel: bool | None = None
     other_models: Sequence[nn.Module] = ()
     random: SampleRandom | None = None
+    scores_are_read: bool = True
 
     def prepare(self, model: nn.Module, *, train: Sized, test: Sized) -> None:  # noqa: B027
         """Check the model and both splits before the first step; raise an error if they are incompatible."""
@@ -175,6 +178,27 @@ class EmbeddingTask(Task):
         `PartialBatch` without values that only records which samples have the field (see
         `ignite_trainer.api.batch.rows_with_field`).
         """
+
+    def compare_part(
+        self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any, own: slice
+    ) -> StepOutput | None:
+        """Return one process's part of the loss, or None if every process has to compute all of `compare`.
+
+        The parts of all processes must sum to the loss of `compare`, including terms that depend only on
+        parameters. A process can compare its own samples with all others, so that the work is divided.
+
+        Args:
+            model: model to train.
+            embeddings: embeddings of the samples of all processes, as for `compare`.
+            batch: samples of all processes, as for `compare`.
+            own: rows of the batch that belong to this process.
+
+        Returns:
+            The part of the loss, and the scores and targets of the process's own samples; the trainer
+            concatenates those of all processes.
+        """
+        del model, embeddings, batch, own
+        return None
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return the differentiable loss, and the scores and targets for iteration metrics."""

@@ -89,7 +89,8 @@ class Stopwatch:
             scaler=parts.scaler,
             progress=False,
         )
-        metrics.attach_running_metrics(blueprint, engine, device=parts.device)
+        by_iteration = metrics.attach_running_metrics(blueprint, engine, device=parts.device)
+        parts.task.scores_are_read = bool(by_iteration)
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: parts.training.set_epoch(engine.state.epoch))
         logged = metrics.logged_steps(setup.log_interval)
         engine.add_event_handler(logged, lambda: float(engine.state.metrics[RUNNING_LOSS]))

@@ -260,6 +260,7 @@ class Run:
             ),
         )
         by_iteration = metrics.attach_running_metrics(self._blueprint, trainer, device=parts.device)
+        parts.task.scores_are_read = bool(by_iteration)
         self._state["running"] = RunningMetrics(
             trainer, {RUNNING_LOSS: average, **by_iteration}, across_epochs=[RUNNING_LOSS]
         )

@@ -1,15 +1,17 @@
 """Communication between the processes that train one model.
 
 torchrun (or any launcher that sets its variables) starts one process per device. Each process embeds its part
-of a batch. Then all processes compute the same loss of the global batch from all embeddings.
+of a batch. Then all processes gather all embeddings, and each computes either its part of the loss or, like
+all others, the loss of the global batch.
 
-Gradients. W processes compute the same loss L, each from its own copy of all rows. Only the process that owns
-a row differentiates L with respect to that row. The backward pass of `gather_rows` multiplies the gradient by
-W, and `average_gradients` divides the sum over all processes by W. Parameters that the rows depend on
-therefore receive the sum over all rows of dL/d(row) d(row)/d(parameter), as in a single process. Parameters
-of the loss itself, such as a scale, receive the mean of W equal gradients. The backward pass needs no
-communication. torch's DistributedDataParallel expects one forward pass through one module, but a step calls
-several methods of a model, or one method several times.
+Gradients. The loss L is the sum of the parts L_r of W processes. `sum_over_all` returns L, and its backward
+pass gives L_r the gradient W. The backward pass of `gather_rows` sums the gradients of each row over all
+processes, which yields W dL/d(row) in the process that owns the row, and `average_gradients` divides by W.
+Parameters that the rows depend on therefore receive the sum over all rows of dL/d(row) d(row)/d(parameter),
+as in a single process. Parameters of the loss itself, such as a scale, receive the sum of dL_r/d(parameter).
+If each process computes all of L instead, the W equal gradients of a row have the same sum. torch's
+DistributedDataParallel expects one forward pass through one module, but a step calls several methods of a
+model, or one method several times.
 
 Control messages (lists, flags, sizes) and CPU tensors, which NCCL does not support, use gloo, so no device
 waits for them.
@@ -26,6 +28,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.nn.functional import all_reduce
 from torch.distributed.rendezvous import rendezvous
@@ -208,7 +211,8 @@ def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """Concatenate the rows of all processes in rank order; differentiable, see the module's docstring.
 
     Args:
-        rows: rows of this process, `[n, ...]`; all dimensions but the first must be equal in all processes.
+        rows: rows of this process, `[n, ...]`; all dimensions but the first must be equal in all processes,
+            and all or none of them must require gradients, because the backward pass communicates.
         counts: number of rows n in each process.
 
     Returns:
@@ -270,7 +274,7 @@ def broadcast_state(model: nn.Module, *, buffers_alone: bool = False) -> None:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
-        ctx.start, ctx.count = sum(counts[: rank()]), counts[rank()]
+        ctx.counts = counts
         # Pad to equal size, which is fastest in NCCL.
         most = max(counts)
         padded = rows.new_zeros((most, *rows.shape[1:]))
@@ -280,8 +284,14 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([of_rank[:count] for of_rank, count in zip(gathered, counts, strict=True)])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.start : ctx.start + ctx.count] * world_size(), None
+        padded = gradient.new_zeros((world_size(), max(ctx.counts), *gradient.shape[1:]))
+        for of_rank, rows in zip(padded, gradient.split(ctx.counts), strict=True):
+            of_rank[: len(rows)] = rows
+        total = torch.empty_like(padded[0])
+        dist.reduce_scatter_tensor(total, padded.flatten(0, 1), group=_group_of(total))
+        return total[: ctx.counts[rank()]], None
 
 
 _CONTROL: list[Any] = []  # the gloo group, if it is not the default group

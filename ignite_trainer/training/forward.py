@@ -1,9 +1,9 @@
 """Forward passes of a step: in the protocol's precision, over all processes, and in parts.
 
 ```text
-rank 0   sample --embed--> embeddings --+                +--compare--> the loss of the whole batch
-                                        |-- share ------>|
-rank 1   sample --embed--> embeddings --+                +--compare--> the same
+rank 0   sample --embed--> embeddings --+             +--compare--> part of the loss --+
+                                        |-- share --->|                                |-- sum --> loss
+rank 1   sample --embed--> embeddings --+             +--compare--> part of the loss --+
 ```
 
 With one process, the functions only call the task.
@@ -28,7 +28,7 @@ from ignite_trainer.api.task import EmbeddingTask, StepOutput, Task
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import Precision, Setup
 from ignite_trainer.support import random_state
-from ignite_trainer.support.distributed import all_gather, gather_rows, sum_over_all, world_size
+from ignite_trainer.support.distributed import all_gather, gather_rows, rank, sum_over_all, world_size
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -102,7 +102,7 @@ def training_step(task: Task, model: nn.Module, batch: Batch) -> JointResult:
         output = task.training_step(model, batch.sample)
     if world_size() == 1:
         return JointResult(output, batch)
-    whole, tensors = _share(batch, {"y_pred": output.y_pred.detach(), "y": output.y}, output.y_pred.device)
+    whole, tensors, _ = _share(batch, {"y_pred": output.y_pred.detach(), "y": output.y}, output.y_pred.device)
     return JointResult(
         StepOutput(tensors["y_pred"], tensors["y"], _mean_loss(output.loss, batch, whole)), whole
     )
@@ -111,12 +111,19 @@ def training_step(task: Task, model: nn.Module, batch: Batch) -> JointResult:
 def comparison(
     task: EmbeddingTask, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Batch
 ) -> JointResult:
-    """Compare the embeddings of all processes."""
+    """Compare the embeddings of all processes; each process computes its part if the task can divide it."""
     if world_size() == 1:
         return JointResult(task.compare(model, embeddings, batch.sample), batch)
     device = next((values.device for values in embeddings.values()), torch.device("cpu"))
-    whole, embeddings = _share(batch, embeddings, device)
-    return JointResult(task.compare(model, embeddings, whole.sample), whole)
+    whole, embeddings, own = _share(batch, embeddings, device)
+    part = task.compare_part(model, embeddings, whole.sample, own)
+    if part is None:
+        return JointResult(task.compare(model, embeddings, whole.sample), whole)
+    if task.scores_are_read:
+        with torch.no_grad():
+            counts = all_gather(len(part.y_pred))
+            part = part._replace(y_pred=gather_rows(part.y_pred, counts), y=gather_rows(part.y, counts))
+    return JointResult(part._replace(loss=None if part.loss is None else sum_over_all(part.loss)), whole)
 
 
 def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch.device) -> JointResult:
@@ -129,7 +136,7 @@ def evaluation_step(task: Task, model: nn.Module, batch: Batch, *, device: torch
         tensors = {"y_pred": output.y_pred, "y": output.y}
         tensors |= {f"feature {name}": values for name, values in (output.features or {}).items()}
         tensors |= {f"count {name}": values for name, values in (output.counts or {}).items()}
-    whole, tensors = _share(batch, tensors, device)
+    whole, tensors, _ = _share(batch, tensors, device)
     if not tensors:
         return JointResult(None, whole)
     scores, targets = tensors.pop("y_pred"), tensors.pop("y")
@@ -290,15 +297,17 @@ class _Share(NamedTuple):
     indices: list[int]
     make: Callable[[list[Any]], Any] | None
     fields: list[_Field]
-    tensors: dict[str, tuple[int, tuple[int, ...], torch.dtype]]
+    tensors: dict[str, tuple[int, tuple[int, ...], torch.dtype, bool]]
+    """Number, shape and dtype of the rows, and whether they require gradients."""
 
 
 def _share(
     batch: Batch, tensors: Mapping[str, Tensor], device: torch.device
-) -> tuple[Batch, dict[str, Tensor]]:
+) -> tuple[Batch, dict[str, Tensor], slice]:
     """Gather the samples and tensor rows of all processes; gradients flow back through the gathered rows.
 
-    Rows are gathered on `device`, as a process without rows cannot know the device of the others' rows.
+    Also returns the rows of this process's samples. Tensor rows are gathered on `device`, as a process
+    without rows cannot know the device of the others' rows.
     """
     sample = batch.sample
     fields = [] if sample is None else [_describe(field, len(batch.indices)) for field in sample]
@@ -311,21 +320,26 @@ def _share(
             indices=batch.indices.tolist(),
             make=None if sample is None else getattr(type(sample), "_make", type(sample)),
             fields=fields,
-            tensors={name: (len(rows), tuple(rows.shape[1:]), rows.dtype) for name, rows in own.items()},
+            tensors={
+                name: (len(rows), tuple(rows.shape[1:]), rows.dtype, rows.requires_grad)
+                for name, rows in own.items()
+            },
         )
     )
     gathered: dict[str, Tensor] = {}
     for name in sorted({name for share in shares for name in share.tensors}):
-        shape, dtype = next(share.tensors[name][1:] for share in shares if name in share.tensors)
-        rows = own[name] if name in own else torch.zeros((0, *shape), dtype=dtype)
+        _, shape, dtype, learned = next(share.tensors[name] for share in shares if name in share.tensors)
+        rows = own[name] if name in own else torch.zeros((0, *shape), dtype=dtype, requires_grad=learned)
         gathered[name] = gather_rows(rows.to(device), [share.tensors.get(name, (0,))[0] for share in shares])
     indices = torch.tensor([index for share in shares for index in share.indices], dtype=torch.int64)
+    first = sum(len(share.indices) for share in shares[: rank()])
+    own_rows = slice(first, first + len(batch.indices))
     make = next((share.make for share in shares if share.make), None)
     if make is None:
-        return Batch(indices, None), gathered
+        return Batch(indices, None), gathered, own_rows
     count = max(len(share.fields) for share in shares)
     joined = make([_join(shares, at, gathered.pop(f"field {at}", None)) for at in range(count)])
-    return Batch(indices, joined), gathered
+    return Batch(indices, joined), gathered, own_rows
 
 
 def _describe(field: Any, count: int) -> _Field:

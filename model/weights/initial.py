@@ -22,7 +22,8 @@ IMAGENET = "imagenet"
 """Value of `pretrained` for ImageNet weights, from which the published tower's training started."""
 
 _RELEASED = {"clip": "CLIP", "audio": "ESRNXFBSP"}
-_AUDIO = (r"audio\..*", "logit_scale_a[it]")
+_BIASES = r"logit_bias(_a[it])?"  # keep their initial value if weights were trained without them
+_AUDIO = (r"audio\..*", "logit_scale_a[it]", _BIASES)
 _NOT_IN_IMAGENET_WEIGHTS = (r"att\d\..*", r"fbsp\..*", r"fc\..*", "window")
 _CAPTION_DECODER = (r"text_decoder\..*",)
 
@@ -96,11 +97,12 @@ def load_sources(
     """
     if (file := sources.everything) is not None:
         warn_of_other_arguments(type(model), {**clip_args, **audio_args}, file)
-        load_weights(model, read_state_dict(file), source=file)
+        load_weights(model, read_state_dict(file), source=file, allow_missing=(_BIASES,))
     if (file := sources.clip) is not None:
         warn_of_other_arguments(type(model), clip_args, file)
         state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
-        clip_state = {k: v for k, v in state.items() if not k.startswith(("audio.", "logit_scale_a"))}
+        of_audio = ("audio.", "logit_scale_a", "logit_bias_a")
+        clip_state = {k: v for k, v in state.items() if not k.startswith(of_audio)}
         load_weights(model, clip_state, source=file, allow_missing=_AUDIO, allow_unexpected=_CAPTION_DECODER)
     if (file := sources.audio) is not None:
         load_initial_weights(audio, file, arguments=audio_args, allow_other_head=True)

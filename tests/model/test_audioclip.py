@@ -1,14 +1,17 @@
 """AudioCLIP's features, logits, scales and loss."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ignite_trainer.checkpoints import checkpoint_files
 from model.audioclip import AudioCLIP
 from model.losses import clamped_scale, pairwise_contrastive_loss
+from model.weights.loading import MisfitError
 from tests.small_backbone import SMALL_AUDIOCLIP, clips
 
 TEXT = [["dog"], ["rain"], ["car", "horn"]]
@@ -119,3 +122,35 @@ def test_audio_in_unit_range_or_of_wrong_rank_is_refused(small_model: AudioCLIP)
 def test_misspelt_arguments_are_an_error() -> None:
     with pytest.raises(TypeError, match="n_ftt"):
         AudioCLIP(n_ftt=256, pretrained=False)  # type: ignore[call-arg]
+
+
+BIASES = ("logit_bias_ai", "logit_bias_at", "logit_bias")
+
+
+def test_similarities_have_biases_on_request(tmp_path: Path, small_model: AudioCLIP) -> None:
+    """Weights without biases keep the initial values; a checkpoint's arguments restore its biases."""
+    assert not small_model.has_logit_biases
+    assert not any("logit_bias" in name for name in small_model.state_dict())
+    plain, learned = tmp_path / "plain.pt", tmp_path / "learned.pt"
+    torch.save(small_model.state_dict(), plain)
+    arguments = {**SMALL_AUDIOCLIP, "logit_bias": -10}
+    model = AudioCLIP(**arguments, pretrained=plain).eval()
+    assert model.state_dict().keys() - small_model.state_dict().keys() == set(BIASES)
+    assert [model.get_parameter(name).item() for name in BIASES] == [-10.0] * 3
+    with torch.no_grad():
+        for value, name in enumerate(BIASES):
+            model.get_parameter(name).fill_(value)
+        features = torch.nn.functional.normalize(torch.randn(3, 2, 128), dim=-1)
+        biased, unbiased = model.logits(*features), small_model.logits(*features)
+    for value, pair in enumerate(zip(biased, unbiased, strict=True)):
+        assert pair[0] is not None and pair[1] is not None
+        torch.testing.assert_close(pair[0], pair[1] + value)
+    checkpoint_files.save_weights(
+        learned, model.state_dict(), built_from={"class": "model.audioclip.AudioCLIP", "args": arguments}
+    )
+    model.save_pretrained(tmp_path / "hub")
+    for source in (learned, tmp_path / "hub"):
+        again = AudioCLIP.from_pretrained(source)
+        assert [again.get_parameter(name).item() for name in BIASES] == [0.0, 1.0, 2.0]
+    with pytest.raises(MisfitError, match="3 unexpected: logit_bias"):
+        AudioCLIP(**SMALL_AUDIOCLIP, pretrained=learned)

@@ -100,14 +100,16 @@ STANDING_NORMS = ParameterRule(
 )
 
 
-def small_audioclip(dtype: torch.dtype, *, spectrum: str, size: int, seed: int = 0) -> AudioCLIP:
+def small_audioclip(
+    dtype: torch.dtype, *, spectrum: str, size: int, seed: int = 0, logit_bias: float | None = None
+) -> AudioCLIP:
     """Build a small AudioCLIP, the same in every process."""
     from model.audioclip import AudioCLIP
     from tests.small_backbone import SMALL_AUDIOCLIP, small_backbone
 
     torch.manual_seed(seed)
     arguments = {**SMALL_AUDIOCLIP, "image_resolution": 32, "context_length": 12, "spectrum": spectrum}
-    arguments |= {"spec_height": size, "spec_width": size, "pretrained": False}
+    arguments |= {"spec_height": size, "spec_width": size, "pretrained": False, "logit_bias": logit_bias}
     with small_backbone():  # fixtures have no effect in other processes
         model = AudioCLIP(**arguments).to(dtype)
     with torch.no_grad():

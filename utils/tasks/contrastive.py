@@ -17,10 +17,11 @@ from model.audioclip import AudioCLIP
 from model.embedding import WindowedEmbedding, encode_clips
 from model.interfaces import AudioTextModel, ThreeModalityModel
 from model.losses import Reduction, label_ids_of, normalised, sample_weights
-from model.matches import Positives
+from model.matches import Matches, Positives, find_matches
+from model.parts import LossKind, PairLoss, Similarity
 from utils.datasets.sample import Listing
 from utils.tasks.clip_media import Portraits, ShowsAudio
-from utils.tasks.distillation import TEACHER, Distillation, Form, Teacher
+from utils.tasks.distillation import TEACHER, Distillation, Form, TaughtPair, Teacher
 from utils.tasks.labels import SEVERAL, Classes, check_audio, check_labels, check_rate, check_samples
 from utils.tasks.mixing import mixtures_of, own_values, weights_of
 from utils.tasks.prompts import Prompts
@@ -45,6 +46,8 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         positives: Positives,
         reduction: Reduction,
         label_smoothing: float,
+        loss: LossKind,
+        block: int | None,
         window_samples: int | None,
         spectrogram_masks: Mapping[str, float] | None,
         teacher: Teacher | None = None,
@@ -53,13 +56,15 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         for name, value, allowed in (
             ("positives", positives, get_args(Positives)),
             ("reduction", reduction, get_args(Reduction)),
+            ("loss", loss, get_args(LossKind)),
         ):
             if value not in allowed:
                 raise ValueError(f'{name} is "{value}"; allowed: {", ".join(allowed)}.')
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; it must be at least 0 and less than 1.")
-        if window_samples is not None and window_samples < 1:
-            raise ValueError(f"window_samples is {window_samples}; it must be positive, or null.")
+        for name, size in (("window_samples", window_samples), ("block", block)):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} is {size}; it must be positive, or null.")
         if teacher is None and distillation is not None:
             raise ValueError(
                 f"distillation is {distillation}, but there is no teacher; give one, or neither."
@@ -69,6 +74,8 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         self._positives: Positives = positives
         self._reduction: Reduction = reduction
         self._label_smoothing = label_smoothing
+        self._loss: LossKind = loss
+        self._block = block
         self._window_samples = window_samples
         self.random_masks = RandomMasks.of(spectrogram_masks)
         self.takes_unequal_lengths = window_samples is not None
@@ -97,6 +104,24 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         check_audio(test)
         for each in self.embedders(model):
             self._prompts.check(each, self.class_names)
+        if self._loss == "sigmoid" and isinstance(model, AudioCLIP) and not model.has_logit_biases:
+            raise ValueError(
+                'loss is "sigmoid", which needs a model with biases: set Model.args.logit_bias, for example '
+                "to -10."
+            )
+
+    def check_biases(self, model: nn.Module) -> Iterator[Finding]:
+        """Find biases of the sigmoid loss that are frozen, although their scales learn."""
+        weights = dict(model.named_parameters()) if self._loss == "sigmoid" else {}
+        for name in ("logit_bias_ai", "logit_bias_at", "logit_bias"):
+            scale = weights.get(name.replace("bias", "scale"))
+            if name in weights and scale is not None and scale.requires_grad > weights[name].requires_grad:
+                yield Finding(
+                    severity="warning",
+                    what="The sigmoid loss needs a bias, but no rule of Parameters trains it.",
+                    where=name,
+                    remedy='Match "logit_(scale|bias).*" in a rule, with the argument "weight_decay": 0.0.',
+                )
 
     def embed_targets(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """Embed the samples with the teacher; return nothing without a teacher."""
@@ -162,6 +187,39 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         assert logits is not None
         return logits.softmax(dim=-1)
 
+    def pair_part(
+        self,
+        similarity: Similarity,
+        batch: int,
+        own: slice,
+        *,
+        matches: Matches | None,
+        sample_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compare two modalities of a batch of B samples.
+
+        Args:
+            similarity: function that computes similarities, see `similarity_of`.
+            batch: number of samples, B.
+            own: samples whose part of the loss is wanted.
+            matches: matches between rows and columns.
+            sample_weight: weights `[B]`; None for equal weights.
+
+        Returns:
+            The part of the loss, a scalar; and the similarities `[own, B]` without gradients, or `[0, B]` if
+            nothing reads them.
+        """
+        loss = PairLoss(
+            batch=batch,
+            matches=matches,
+            kind=self._loss,
+            sample_weight=sample_weight,
+            label_smoothing=self._label_smoothing,
+        )
+        part = loss.part(similarity, own, block=self._block)
+        with torch.no_grad():
+            return part, similarity(own if self.scores_are_read else slice(0, 0), slice(0, batch))
+
     def embed_clips(self, model: AudioTextModel, audio: Tensor | PaddedBatch) -> Tensor:
         """Embed clips in eval mode, averaging evenly spaced windows of clips longer than `window_samples`.
 
@@ -188,6 +246,23 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
         return embedding.embeddings()
 
 
+def similarity_of(model: AudioTextModel, features: Mapping[str, Tensor]) -> Similarity:
+    """Return the function that computes the scaled similarities of some rows and some columns.
+
+    Args:
+        model: model that supplies scales and biases.
+        features: normalised features `[B, D]` of the rows and of the columns, as arguments of `model.logits`.
+    """
+    (first, rows), (second, columns) = features.items()
+
+    def similarity(of_rows: slice, of_columns: slice) -> Tensor:
+        logits = model.logits(**{first: rows[of_rows], second: columns[of_columns]})
+        (found,) = (pair for pair in logits if pair is not None)
+        return found
+
+    return similarity
+
+
 class AudioTextContrastive(ContrastiveTask):
     """Align each clip's audio with the text of its labels.
 
@@ -207,7 +282,13 @@ class AudioTextContrastive(ContrastiveTask):
         reduction: reduction of the loss over pairs of modalities: "factorial", as published, or "mean", which
             is the same for a single pair.
         label_smoothing: share of the uniform distribution over the batch in the target distributions, at
-            least 0 and less than 1 (arXiv 1512.00567).
+            least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability of
+            a match from 0 towards the fraction of pairs that match.
+        loss: "softmax", as published, or "sigmoid": whether each pair of a clip and a text matches (SigLIP,
+            arXiv 2303.15343), for models with `logit_bias`.
+        block: number of a process's samples to compare at a time; their similarities are computed again in
+            the backward pass, which limits memory. None for all; with the sigmoid loss, for so many that the
+            memory does not depend on the number of processes.
         class_weights: weight of each class, by name; a sample's weight is the sum over its labels. None for
             equal weights.
         class_texts: texts that replace class names, such as {"can opening": "opening a can"}.
@@ -231,6 +312,8 @@ class AudioTextContrastive(ContrastiveTask):
         positives: Positives = "diagonal",
         reduction: Reduction = "factorial",
         label_smoothing: float = 0.0,
+        loss: LossKind = "softmax",
+        block: int | None = None,
         class_weights: Mapping[str, float] | None = None,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
@@ -243,6 +326,8 @@ class AudioTextContrastive(ContrastiveTask):
             positives=positives,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            loss=loss,
+            block=block,
             window_samples=window_samples,
             spectrogram_masks=spectrogram_masks,
             teacher=teacher,
@@ -268,6 +353,7 @@ class AudioTextContrastive(ContrastiveTask):
         embedder = self.embedder(model)
         if embedder.sample_rate is None:
             yield from check_rate(test)
+        yield from self.check_biases(model)
         finders = [self._prompts.too_long(each) for each in self.embedders(model)]
 
         def check(sample: Listing, scored: bool) -> Iterator[Finding]:
@@ -290,15 +376,21 @@ class AudioTextContrastive(ContrastiveTask):
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and as scores each clip's similarities to the texts in the batch."""
+        return self.compare_part(model, embeddings, batch, slice(0, len(batch.labels)))
+
+    def compare_part(
+        self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any, own: slice
+    ) -> StepOutput:
+        """Return the part of the loss and the scores of the clips `own`."""
         audioclip = self.audioclip(model)
-        return self._compare(audioclip, embeddings, batch, penalty=audioclip.audio.wavelet_penalty())
+        return self._compare(audioclip, embeddings, batch, own, penalty=audioclip.audio.wavelet_penalty())
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip = self.audioclip(model)
         embeddings, penalty = self._embed(audioclip, batch)
         embeddings |= self.embed_targets(model, batch)
-        return self._compare(audioclip, embeddings, batch, penalty=penalty)
+        return self._compare(audioclip, embeddings, batch, slice(0, len(batch.labels)), penalty=penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and embeddings of the audio and any images.
@@ -324,26 +416,38 @@ class AudioTextContrastive(ContrastiveTask):
         return {"audio": audio, "text": self._prompts.encode(teacher, own_values(batch.labels))}
 
     def _compare(
-        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, *, penalty: Tensor
+        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], batch: Any, own: slice, *, penalty: Tensor
     ) -> StepOutput:
-        weights = weights_of(batch.labels, self._class_weights) if self._class_weights else None
-        same_label = self._positives == "same_label"
+        same_label, count = self._positives == "same_label", len(batch.labels)
         with record_function("step/loss"):
-            logits = model.logits(audio_features=embeddings["audio"], text_features=embeddings["text"])
-            loss = model.loss(
-                logits,
-                penalty=penalty,
-                sample_weight=weights,
-                positives=self._positives,
-                label_ids=label_ids_of(own_values(batch.labels)) if same_label else None,
-                mixtures=mixtures_of(batch.labels, by_label=same_label),
-                label_smoothing=self._label_smoothing,
-                reduction=self._reduction,
+            similarity = similarity_of(model, _features(embeddings))
+            loss, scores = self.pair_part(
+                similarity,
+                count,
+                own,
+                matches=find_matches(
+                    count,
+                    positives=self._positives,
+                    label_ids=label_ids_of(own_values(batch.labels)) if same_label else None,
+                    mixtures=mixtures_of(batch.labels, by_label=same_label),
+                ),
+                sample_weight=weights_of(batch.labels, self._class_weights) if self._class_weights else None,
             )
-            assert logits.audio_text is not None and loss is not None
+            loss = loss + penalty * ((own.stop - own.start) / count)
             if self._distillation:
-                taught = {f"{name}_features": embeddings[f"{TEACHER}{name}"] for name in ("audio", "text")}
-                pairs = [(logits.audio_text, taught)]
-                loss = loss + self._distillation.loss(embeddings, pairs, self._reduction)
-        own = torch.arange(len(logits.audio_text), device=logits.audio_text.device)
-        return StepOutput(logits.audio_text, own, loss)
+                of_teacher = similarity_of(self._distillation.teacher, _features(embeddings, TEACHER))
+                loss = loss + self._distillation.part(
+                    embeddings,
+                    {"audio": own, "text": own},
+                    [TaughtPair(similarity, of_teacher, count, own)],
+                    self._reduction,
+                    block=self._block,
+                )
+        return StepOutput(
+            scores, torch.arange(own.start, own.start + len(scores), device=scores.device), loss
+        )
+
+
+def _features(embeddings: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Select the embeddings of audio and texts, as arguments of `logits`."""
+    return {f"{name}_features": embeddings[f"{prefix}{name}"] for name in ("audio", "text")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from model.audioclip import AudioCLIP
 from model.embedding import embed_text
 from model.interfaces import AudioTextModel
 from model.losses import Reduction, combined
+from model.parts import Similarity, sum_of_blocks
 
 Form = Literal["similarities", "embeddings"]
 Teacher: TypeAlias = str | Callable[[], nn.Module]
@@ -108,37 +110,57 @@ class Distillation:
         with record_function("step/teacher"), torch.no_grad():
             return {f"{TEACHER}{name}": values for name, values in embed(self.teacher).items()}
 
-    def loss(
+    def part(
         self,
         embeddings: Mapping[str, Tensor],
-        pairs: Sequence[tuple[Tensor, Mapping[str, Tensor]]],
+        own: Mapping[str, slice],
+        pairs: Sequence[TaughtPair],
         reduction: Reduction,
+        *,
+        block: int | None = None,
     ) -> Tensor | float:
-        """Compute the weighted sum of the forms of the loss.
+        """Compute some samples' part of the weighted sum of the forms of the loss.
 
         Args:
             embeddings: normalised embeddings `[n, D]` of student and teacher, by name.
-            pairs: for each pair of modalities, the student's scaled similarities `[rows, columns]`, and the
-                teacher's embeddings of the rows and of the columns, as arguments of its `logits`.
+            own: rows of these samples, by name of the student's embeddings.
+            pairs: pairs of modalities that the teacher embeds, too.
             reduction: combination of the pairs' losses.
+            block: number of samples to compare at a time, see `model.parts.sum_of_blocks`.
         """
         total: Tensor | float = 0.0
         if "similarities" in self._weights and pairs:
-            losses = []
-            for logits, features in pairs:
-                (wanted,) = (each for each in self.teacher.logits(**features) if each is not None)
-                losses.append(similarity_loss(logits, wanted))
+            losses = [
+                sum_of_blocks(functools.partial(similarity_loss, *pair[:3]), pair.own, block)
+                for pair in pairs
+            ]
             total = total + self._weights["similarities"] * combined(losses, reduction)
         if "embeddings" in self._weights:
-            for name, values in embeddings.items():
-                if f"{TEACHER}{name}" in embeddings:
+            for name, rows in own.items():
+                if name in embeddings and f"{TEACHER}{name}" in embeddings:
                     total = total + self._weights["embeddings"] * embedding_loss(
-                        values, embeddings[f"{TEACHER}{name}"]
+                        embeddings[name], embeddings[f"{TEACHER}{name}"], rows
                     )
         return total
 
 
-def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
+class TaughtPair(NamedTuple):
+    """A pair of modalities in a batch of B samples.
+
+    Attributes:
+        student: function that computes the student's scaled similarities.
+        teacher: function that computes those of the teacher.
+        batch: number of samples, B.
+        own: samples whose part of the loss is wanted.
+    """
+
+    student: Similarity
+    teacher: Similarity
+    batch: int
+    own: slice
+
+
+def similarity_loss(student: Similarity, teacher: Similarity, batch: int, own: slice) -> Tensor:
     """Compare the similarities within a batch, as each model scales them: KL(teacher || student).
 
     The divergence between the softmax of the teacher's and of the student's similarities, along rows plus
@@ -146,23 +168,27 @@ def similarity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     mimicking, TinyCLIP (arXiv 2309.12314); "CRD" in CLIP-KD (arXiv 2307.12732).
 
     Args:
-        student: scaled similarities `[rows, columns]`, with gradients.
-        teacher: those of the teacher, of the same shape.
+        student: function that computes scaled similarities, with gradients.
+        teacher: function that computes those of the teacher.
+        batch: number of samples, B.
+        own: samples whose part of the loss is wanted.
     """
-    losses = []
-    for dim in (1, 0):
-        wanted, given = teacher.log_softmax(dim=dim), student.log_softmax(dim=dim)
-        losses.append((wanted.exp() * (wanted - given)).sum(dim=dim).mean())
-    return losses[0] + losses[1]
+    every = slice(0, batch)
+    total = []
+    for dim, rows, columns in ((1, own, every), (0, every, own)):
+        wanted, given = (of(rows, columns).log_softmax(dim=dim) for of in (teacher, student))
+        total.append((wanted.exp() * (wanted - given)).sum() / batch)
+    return total[0] + total[1]
 
 
-def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Compare embeddings: the mean of 1 - cosine.
+def embedding_loss(student: Tensor, teacher: Tensor, own: slice) -> Tensor:
+    """Compare embeddings: the part of some samples in the mean of 1 - cosine.
 
     "FD" in CLIP-KD (arXiv 2307.12732): its squared distance, averaged over D dimensions, is 2 / D of this.
 
     Args:
         student: normalised embeddings `[n, D]`, with gradients.
         teacher: those of the teacher, of the same shape.
+        own: rows of these samples.
     """
-    return 1.0 - (student * teacher).sum(dim=1).mean()
+    return (1.0 - (student[own] * teacher[own]).sum(dim=1)).sum() / len(student)

@@ -15,11 +15,12 @@ from ignite_trainer.api.task import StepOutput
 from model.audioclip import AudioCLIP
 from model.esresnet import SpectrogramMasks
 from model.interfaces import AudioTextModel, ThreeModalityModel
-from model.losses import Reduction, combined, label_ids_of, normalised, pairwise_contrastive_loss
-from model.matches import Mixtures, Positives
+from model.losses import Reduction, combined, label_ids_of, normalised
+from model.matches import Mixtures, Positives, find_matches
+from model.parts import LossKind
 from utils.datasets.sample import Listing
-from utils.tasks.contrastive import ContrastiveTask
-from utils.tasks.distillation import TEACHER, Form, Teacher
+from utils.tasks.contrastive import ContrastiveTask, similarity_of
+from utils.tasks.distillation import TEACHER, Form, TaughtPair, Teacher
 from utils.tasks.labels import SEVERAL, Classes, check_labels, check_rate, check_samples
 from utils.tasks.mixing import mixtures_of, own_values
 from utils.tasks.prompts import Prompts
@@ -59,7 +60,13 @@ class Contrastive(ContrastiveTask):
         reduction: reduction of the loss over n pairs of modalities: "mean", or, as published, "factorial":
             the sum divided by n!.
         label_smoothing: share of the uniform distribution over a pair's samples in the target distributions,
-            at least 0 and less than 1 (arXiv 1512.00567).
+            at least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability
+            of a match from 0 towards the fraction of pairs that match.
+        loss: "softmax", as published, or "sigmoid": whether each pair of samples matches (SigLIP, arXiv
+            2303.15343), for models with `logit_bias`.
+        block: number of a process's samples to compare at a time; their similarities are computed again in
+            the backward pass, which limits memory. None for all; with the sigmoid loss, for so many that the
+            memory does not depend on the number of processes.
         class_texts: texts that replace class names, by class name.
         window_samples: window length in evaluation, in samples. The features of longer clips are averaged
             over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.
@@ -82,6 +89,8 @@ class Contrastive(ContrastiveTask):
         positives: Positives = "diagonal",
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
+        loss: LossKind = "softmax",
+        block: int | None = None,
         class_texts: Mapping[str, str] | None = None,
         window_samples: int | None = None,
         spectrogram_masks: Mapping[str, float] | None = None,
@@ -93,6 +102,8 @@ class Contrastive(ContrastiveTask):
             positives=positives,
             reduction=reduction,
             label_smoothing=label_smoothing,
+            loss=loss,
+            block=block,
             window_samples=window_samples,
             spectrogram_masks=spectrogram_masks,
             teacher=teacher,
@@ -122,6 +133,7 @@ class Contrastive(ContrastiveTask):
         embedder = self.embedder(model)
         if embedder.sample_rate is None:
             yield from check_rate(test)
+        yield from self.check_biases(model)
         if self._distillation and "image" in self._modalities and not self._distillation.images:
             yield Finding(
                 severity="warning",
@@ -164,16 +176,22 @@ class Contrastive(ContrastiveTask):
 
     def compare(self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any) -> StepOutput:
         """Return the loss, and as scores the similarities of the batch's first pair of modalities."""
+        return self.compare_part(model, embeddings, batch, slice(0, max(map(_reach, batch))))
+
+    def compare_part(
+        self, model: nn.Module, embeddings: Mapping[str, Tensor], batch: Any, own: slice
+    ) -> StepOutput:
+        """Return the part of the loss and the scores of the samples `own`."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         penalty = audioclip.audio.wavelet_penalty() if "audio" in embeddings else None
-        return self._compare(audioclip, embeddings, given, penalty)
+        return self._compare(audioclip, embeddings, given, own, penalty)
 
     def training_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Do the same as `compare`, but compute the wavelets once for both embeddings and penalty."""
         audioclip, given = self.audioclip(model), _Given.of(batch, self._modalities)
         embeddings, penalty = self._embed(audioclip, given, self.draw_masks(batch.audio))
         embeddings |= self.embed_targets(model, batch)
-        return self._compare(audioclip, embeddings, given, penalty)
+        return self._compare(audioclip, embeddings, given, slice(0, given.samples), penalty)
 
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         """Return class scores `[B, classes]`, targets, and features of all modalities.
@@ -251,42 +269,56 @@ class Contrastive(ContrastiveTask):
         return torch.cat(parts)[order.to(parts[0].device)]
 
     def _compare(
-        self, model: AudioCLIP, embeddings: Mapping[str, Tensor], given: _Given, penalty: Tensor | None
+        self,
+        model: AudioCLIP,
+        embeddings: Mapping[str, Tensor],
+        given: _Given,
+        own: slice,
+        penalty: Tensor | None,
     ) -> StepOutput:
+        same_label = self._positives == "same_label"
+        own = slice(min(own.start, given.samples), min(own.stop, given.samples))
         with record_function("step/loss"):
             losses: list[Tensor] = []
-            taught: list[tuple[Tensor, dict[str, Tensor]]] = []
-            scores = None  # of the first pair
+            taught: list[TaughtPair] = []
+            targets = slice(0, int(own.start == 0))  # of the first pair; a single one if there is no pair
+            scores = torch.zeros(targets.stop, 1, device=model.device)
             for pair in _PAIRS:
                 both = all(name in embeddings and name in given.rows for name in pair)
                 rows = given.shared(*pair) if both else torch.empty(0)
                 if not len(rows):
                     continue
                 given_rows: dict[str, Tensor] = {name: given.rows[name] for name in pair}
-                features = _features_at(rows, given_rows, embeddings)
-                (logits,) = (found for found in model.logits(**features) if found is not None)
-                same_label = self._positives == "same_label"
-                losses.append(
-                    pairwise_contrastive_loss(
-                        [logits],
+                similarity = similarity_of(model, _features_at(rows, given_rows, embeddings))
+                own_rows = _within(rows, own)
+                loss, of_pair = self.pair_part(
+                    similarity,
+                    len(rows),
+                    own_rows,
+                    matches=find_matches(
+                        len(rows),
                         positives=self._positives,
                         label_ids=label_ids_of(given.identities(rows)) if same_label else None,
                         mixtures=given.mixtures(rows, by_label=same_label) if pair[0] == "audio" else None,
-                        label_smoothing=self._label_smoothing,
-                    )
+                    ),
                 )
-                scores = logits.detach() if scores is None else scores
-                if all(f"{TEACHER}{name}" in embeddings for name in pair):
-                    taught.append((logits, _features_at(rows, given_rows, embeddings, prefix=TEACHER)))
+                if not losses:
+                    scores, targets = of_pair, slice(own_rows.start, own_rows.start + len(of_pair))
+                losses.append(loss)
+                if self._distillation and all(f"{TEACHER}{name}" in embeddings for name in pair):
+                    features = _features_at(rows, given_rows, embeddings, prefix=TEACHER)
+                    of_teacher = similarity_of(self._distillation.teacher, features)
+                    taught.append(TaughtPair(similarity, of_teacher, len(rows), own_rows))
             # A batch without a pair gets a zero gradient.
-            loss = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
+            total = combined(losses, self._reduction) if losses else 0.0 * model.logit_scale_at
             if self._distillation:
-                loss = loss + self._distillation.loss(embeddings, taught, self._reduction)
+                by_name = {name: _within(of, own) for name, of in given.rows.items()}
+                total = total + self._distillation.part(
+                    embeddings, by_name, taught, self._reduction, block=self._block
+                )
             if penalty is not None:
-                loss = loss + penalty
-        if scores is None:
-            scores = torch.zeros(1, 1, device=model.device)
-        return StepOutput(scores, torch.arange(len(scores), device=scores.device), loss)
+                total = total + penalty * ((own.stop - own.start) / given.samples)
+        return StepOutput(scores, torch.arange(targets.start, targets.stop, device=scores.device), total)
 
 
 class _Given(NamedTuple):
@@ -415,6 +447,12 @@ def _at(features: Tensor, rows: Tensor, wanted: Tensor) -> Tensor:
     if len(rows) == len(wanted):
         return features
     return features[torch.searchsorted(rows, wanted).to(features.device)]
+
+
+def _within(rows: Tensor, own: slice) -> slice:
+    """Return the positions in `rows`, ascending, of the samples `own`."""
+    first, end = torch.searchsorted(rows, torch.tensor([own.start, own.stop])).tolist()
+    return slice(first, end)
 
 
 def _features_at(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ignite_trainer.api.batch import Mixed, PaddedBatch, PartialBatch
 from ignite_trainer.api.task import StepOutput
+from ignite_trainer.protocol.sections import ParameterRule
+from ignite_trainer.training.parameters import apply_rules
 from model.audioclip import AudioCLIP
 from model.esresnet import ESResNeXt
 from tests.small_backbone import SMALL_AUDIOCLIP
@@ -343,6 +345,26 @@ def test_tasks_refuse_models_and_options_that_do_not_fit(model: AudioCLIP) -> No
         task = prepared(model, AudioTextContrastive(), Clips())
         task.start_evaluation(model)
         task.evaluation_step(model, batch_of(Clips())._replace(labels=[["cow"]] * 4))
+
+
+def test_the_sigmoid_loss_needs_a_model_with_biases_that_learn(model: AudioCLIP) -> None:
+    task = AudioTextContrastive(loss="sigmoid")
+    with pytest.raises(ValueError, match=r'loss is "sigmoid", which needs .*set Model\.args\.logit_bias'):
+        task.prepare(model, train=Clips(), test=Clips())
+    biased = AudioCLIP(**TINY, multilabel=False, pretrained=False, logit_bias=-10)
+    task.prepare(biased, train=Clips(), test=Clips())
+    assert list(task.check(biased, train=Clips(), test=Clips())) == []
+    rule = ParameterRule(match=r"audio\..*|logit_scale_a[it]")
+    apply_rules(biased, [rule, ParameterRule(match=".*", train=False)])
+    for checked in (task, Contrastive(loss="sigmoid")):
+        found = list(checked.check(biased, train=Clips(), test=Clips()))
+        assert [finding.where for finding in found] == ["logit_bias_ai", "logit_bias_at"]
+        assert found[0].severity == "warning"
+    assert list(AudioTextContrastive().check(biased, train=Clips(), test=Clips())) == []
+    with pytest.raises(ValueError, match=r'loss is "hinge"; allowed: softmax, sigmoid'):
+        AudioTextContrastive(loss="hinge")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="block is 0; it must be positive, or null"):
+        AudioTextContrastive(block=0)
 
 
 # Zero-shot
