@@ -163,8 +163,8 @@ def make_entries(found: Iterable[Found]) -> list[Entry]:
 def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
     """Split a cell into groups of runs that may be averaged; the keys are the words that distinguish them.
 
-    The runs in a group have the same variant, metric, extent and number of samples. Runs are also split by
-    name (or suffix) if two runs with the same held-out folds differ in it.
+    The runs in a group have the same variant, metric, extent, number of samples and weights of the task.
+    Runs are also split by name (or suffix) if two runs with the same held-out folds differ in it.
     """
     same: dict[tuple[str, ...], list[Found]] = defaultdict(list)
     variants: dict[str, list[Found]] = defaultdict(list)
@@ -183,10 +183,17 @@ def _kinds(runs: Sequence[Found]) -> dict[tuple[str, ...], list[Found]]:
         named = len({(record.name, record.held_out) for record in records}) > folds
         suffixed = len({(record.suffix, record.held_out) for record in records}) > folds
         sized = len({_samples(record) for record in records}) > 1
+        weighted = len({record.task_weights for record in records}) > 1
         for run in members:
             suffix = f"suffix {run.record.suffix}" if run.record.suffix else "no suffix"
             size = f"{_samples(run.record):,} samples"
-            parts = (run.record.name if named else "", suffix if suffixed else "", size if sized else "")
+            hashes = " + ".join(weights.sha256[:HASH_DIGITS] for weights in run.record.task_weights)
+            parts = (
+                run.record.name if named else "",
+                suffix if suffixed else "",
+                size if sized else "",
+                f"weights of the task {hashes or 'none'}" if weighted else "",
+            )
             kind = (variant_names[variant], *words, *parts)
             kinds[kind].append(run)
     differing = [len(set(words)) > 1 for words in zip(*kinds, strict=True)]

@@ -1,7 +1,8 @@
 """Phases of a step, and their shares of the step's time.
 
 A phase is a `torch.profiler.record_function` whose name begins with `step/`, so code can name its phases
-without importing this trainer. Outside a profile, a phase costs a few microseconds.
+without importing this trainer. If the name ends with a slash, the phase includes all phases within it.
+Outside a profile, a phase costs a few microseconds.
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
         steps(count)
     events: Any = profiler.events() or ()
     on_host = [event for event in events if event.device_type == DeviceType.CPU]
-    spans = [
+    spans = outer_phases(
         Span(event.name[len(PREFIX) :], event.time_range.start, event.time_range.end, event.thread)
         for event in on_host
         if event.name.startswith(PREFIX)
-    ]
+    )
     if device.type != "cuda":
         return Profile(shares=host_shares(spans), utilisation=None)
     requested = [
@@ -99,6 +100,23 @@ def profile_steps(steps: Callable[[int], object], *, count: int, device: torch.d
     ]
     busy = busy_share(spans, at_work)
     return Profile(shares=device_shares(spans, requested, busy=busy), utilisation=busy)
+
+
+def outer_phases(spans: Iterable[Span]) -> list[Span]:
+    """Drop the phases within a phase whose name ends with a slash, and the slash."""
+    spans = list(spans)
+    closed = [span for span in spans if span.name.endswith("/")]
+    return [
+        span._replace(name=span.name.removesuffix("/"))
+        for span in spans
+        if not any(
+            span is not outer
+            and span.thread == outer.thread
+            and outer.start <= span.start
+            and span.end <= outer.end
+            for outer in closed
+        )
+    ]
 
 
 def host_shares(spans: Iterable[Span]) -> dict[str, float]:

@@ -107,7 +107,7 @@ class Distillation:
         Returns:
             The embeddings without gradients, with names such as "teacher audio".
         """
-        with record_function("step/teacher"), torch.no_grad():
+        with record_function("step/teacher/"), torch.no_grad():
             return {f"{TEACHER}{name}": values for name, values in embed(self.teacher).items()}
 
     def part(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue as Json
 
+from ignite_trainer.api.self_description import WeightsFile
 from ignite_trainer.commands.sweeps.combinations import Combination, is_fold
 from ignite_trainer.results.record import Averages, RunRecord
 
@@ -78,7 +79,11 @@ def _group(
 ) -> Group:
     found = {run.name: records[run.name] for run in runs if run.name in records}
     finished = list(found.values())
-    no_mean = no_mean or _overlap(found)
+    no_mean = (
+        no_mean
+        or _difference(found, "learned from different weights", lambda each: _names(each.task_weights))
+        or _overlap(found)
+    )
     return Group(
         values=_kept_apart(runs[0].values),
         planned=len(runs),
@@ -104,7 +109,7 @@ def _mixture(records: Records) -> str | None:
         {name: record for name, record in records.items() if record.held_out == part} for part in parts
     ]
     differences = (
-        _difference(records, "started from different weights", _weights),
+        _difference(records, "started from different weights", lambda record: _names(record.weights)),
         _difference(records, "used different data sets", lambda record: record.dataset),
         *(_difference(part, "had different numbers of samples", _sizes) for part in by_part),
     )
@@ -131,8 +136,8 @@ def _overlap(records: Records) -> str | None:
     return None
 
 
-def _weights(record: RunRecord) -> str:
-    names = (f"{file.name} (sha256 {file.sha256[:_HASH_DIGITS]}...)" for file in record.weights)
+def _names(weights: Iterable[WeightsFile]) -> str:
+    names = (f"{file.name} (sha256 {file.sha256[:_HASH_DIGITS]}...)" for file in weights)
     return " + ".join(names) or "random weights"
 
 

@@ -127,6 +127,11 @@ def test_an_earlier_run_is_listed_below() -> None:
             {"samples": {"train": 200, "test": 50}},
             ["25 samples", "250 samples"],
         ),
+        (
+            {"task_weights": ()},
+            {"task_weights": (weights("a.pt"),)},
+            [f"weights of the task {weights('a.pt').sha256[:12]}", "weights of the task none"],
+        ),
     ],
 )
 def test_runs_with_the_same_variant_may_differ_too_much_to_be_averaged(

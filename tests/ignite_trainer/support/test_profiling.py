@@ -18,6 +18,7 @@ from ignite_trainer.support.profiling import (
     busy_share,
     device_shares,
     host_shares,
+    outer_phases,
     profile_steps,
 )
 
@@ -35,6 +36,20 @@ def test_time_belongs_to_the_innermost_phase() -> None:
     shares = host_shares(spans)
     assert shares == pytest.approx({"tower": 0.725, "wavelets": 0.075, "loss": 0.05, "other": 0.15})
     assert list(shares) == ["tower", "wavelets", "loss", "other"]
+
+
+def test_a_phase_with_a_slash_includes_those_within_it() -> None:
+    spans = [
+        Span("other", 0, 100, 1),
+        Span("teacher/", 10, 70, 1),
+        Span("tower", 20, 50, 1),
+        Span("tower", 70, 80, 1),
+        Span("loading", 20, 40, 2),
+    ]
+    kept = outer_phases(spans)
+    assert kept == [spans[0], Span("teacher", 10, 70, 1), spans[3], spans[4]]
+    expected = {"teacher": 0.6, "tower": 0.1, "other": 0.3, "loading (alongside the step)": 0.2}
+    assert host_shares(kept) == pytest.approx(expected)
 
 
 def test_a_phase_of_another_thread_is_not_part_of_the_step() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from ignite_trainer.api.batch import Mixed, PartialBatch
+from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.data.loader import Batch
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.training.forward import GradientCache
@@ -229,6 +230,18 @@ def test_the_teacher_hears_mixed_audio_beside_the_samples_own_texts() -> None:
     found = task.embed_targets(student, whole._replace(labels=mixed))
     assert found.keys() == wanted.keys() == {"teacher audio", "teacher text"}
     assert all(torch.equal(values, wanted[name]) for name, values in found.items())
+
+
+def test_the_teacher_hears_clips_without_masks() -> None:
+    student, teacher, clips = tiny_audioclip().eval(), another_audioclip().eval(), Clips()
+    batch, embedded = batch_of(clips), {}
+    for masks in (None, {"time": 2, "max_time": 0.5}):
+        task = AudioTextContrastive(teacher=lambda: teacher, spectrogram_masks=masks)
+        task.prepare(student, train=clips, test=clips)
+        task.random = SampleRandom.of(seed=1, epoch=1, indices=range(4))
+        embedded[bool(masks)] = task.embed(student, batch) | task.embed_targets(student, batch)
+    assert torch.equal(embedded[True]["teacher audio"], embedded[False]["teacher audio"])
+    assert not torch.equal(embedded[True]["audio"], embedded[False]["audio"])
 
 
 def test_texts_are_embedded_by_the_teacher_once() -> None:

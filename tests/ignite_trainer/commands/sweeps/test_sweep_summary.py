@@ -187,6 +187,13 @@ def test_runs_from_different_weights_are_not_averaged() -> None:
     assert remarks(found) == [f"No mean: {said} {BEST_IS_OPTIMISTIC}"]
 
 
+def test_runs_that_learned_from_different_weights_are_not_averaged() -> None:
+    records = [run_record(fold=fold, task_weights=(weights("a.pt", str(fold)),)) for fold in (1, 2)]
+    (said,) = no_mean({FOLD: [1, 2]}, *records)
+    assert (said or "").startswith("the runs learned from different weights: a.pt (sha256 ")
+    assert no_mean({"Task.args.teacher": ["a", "b"]}, *records) == [None, None]
+
+
 def test_weights_may_differ_between_swept_models_but_not_between_learning_rates() -> None:
     records = [run_record(fold=1), run_record(fold=1, weights=(weights("a.pt"),))]
     assert no_mean({"Model.args.pretrained": [False, "a.pt"]}, *records) == [None, None]
