@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, FormatChecker, ValidationError
 
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
-from ignite_trainer.protocol.reading import read_protocol
+from ignite_trainer.protocol.reading import read_json, read_protocol
 from ignite_trainer.protocol.schema import FILE_NAME, make_schema, to_text
 from ignite_trainer.protocol.sections import ClassSpec
 from ignite_trainer.protocol.setup_section import Section
@@ -81,7 +81,7 @@ def test_the_schema_is_valid() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_protocols_match_the_schema_before_and_after_merging(path: Path) -> None:
-    raw = json.loads(path.read_text())
+    raw = read_json(path)
     assert raw["$schema"] == "./schema.json"
     assert schema_error_paths(raw) == set()
     assert schema_error_paths(read_protocol(path)) == set()
