@@ -40,8 +40,9 @@ class Assumptions:
     teraflops_per_gpu: float = 100.0
     parameters: int = 134_000_000
     embedding: int = 1024
-    pairs: int = 3
+    modalities: int = 3
     matrices_per_pair: int = 2
+    matrices_per_block: int = 4
     clips: int = 2_000_000
     megabytes_per_shard: float = 100.0
     lanes: int = 8
@@ -52,8 +53,9 @@ HELP = {
     "frames_per_clip": "images stored per clip; one of them is decoded",
     "network_gbit_per_node": "network bandwidth of a node",
     "teraflops_per_gpu": "speed of a GPU in matrix products",
-    "pairs": "pairs of modalities in the loss",
-    "matrices_per_pair": "float32 [N, N] matrices that the loss keeps for its backward pass",
+    "modalities": "modalities in the loss; each pair of them is compared",
+    "matrices_per_pair": "float32 matrices, own samples x all, that the softmax loss keeps",
+    "matrices_per_block": "float32 matrices, own samples x own samples, in a block of the sigmoid loss",
     "clips": "clips in the data set",
     "megabytes_per_shard": "as in `python -m utils.shards make`",
     "lanes": "shards that a process reads in parallel",
@@ -80,8 +82,12 @@ class Needs(NamedTuple):
         epoch_core_hours: decoding time of an epoch, on all nodes.
         shards_at_least: minimum number of shards, so that no two processes share one.
         batch: size of the global batch.
-        matrices_gb: memory of the loss on each GPU.
+        embeddings_gbit_per_node: traffic for gathering embeddings and for summing their gradients; 0 with one
+            node.
+        embeddings_gb: memory of all gathered embeddings and their gradients on each GPU.
+        matrices_gb: memory of the similarities of a GPU's own samples with all, for the softmax loss.
         matrices_share: fraction of a step spent on the products of these matrices, 0..1.
+        sigmoid_gb, sigmoid_share: the same for the sigmoid loss.
     """
 
     clips_per_second: float
@@ -93,8 +99,12 @@ class Needs(NamedTuple):
     epoch_core_hours: float
     shards_at_least: int
     batch: int
+    embeddings_gbit_per_node: float
+    embeddings_gb: float
     matrices_gb: float
     matrices_share: float
+    sigmoid_gb: float
+    sigmoid_share: float
 
 
 def clip_bytes(assumed: Assumptions, sound: Decoded, frame: Decoded) -> float:
@@ -112,6 +122,11 @@ def needs(gpus: int, assumed: Assumptions, sound: Decoded, frame: Decoded) -> Ne
     # Each node sends and receives all gradients about twice: once for summing, and once as sums.
     gradient_bytes = 2 * _FLOAT_BYTES * assumed.parameters if gpus > assumed.gpus_per_node else 0
     batch = gpus * assumed.batch_per_gpu
+    pairs = math.comb(assumed.modalities, 2)
+    embedded = _FLOAT_BYTES * assumed.modalities * batch * assumed.embedding
+    step_flops = assumed.teraflops_per_gpu * 1e12 * step_seconds
+    # One product of a GPU's own embeddings with all others.
+    product = 2.0 * assumed.batch_per_gpu * batch * assumed.embedding
     return Needs(
         clips_per_second=gpus * assumed.clips_per_second_per_gpu,
         cores_per_node=rate * core_seconds,
@@ -122,8 +137,14 @@ def needs(gpus: int, assumed: Assumptions, sound: Decoded, frame: Decoded) -> Ne
         epoch_core_hours=assumed.clips * core_seconds / 3600,
         shards_at_least=gpus * assumed.lanes,
         batch=batch,
-        matrices_gb=assumed.pairs * assumed.matrices_per_pair * _FLOAT_BYTES * batch**2 / 1e9,
-        matrices_share=_product_flops(batch, assumed) / (assumed.teraflops_per_gpu * 1e12) / step_seconds,
+        embeddings_gbit_per_node=2 * embedded * 8 / 1e9 / step_seconds if gpus > assumed.gpus_per_node else 0,
+        embeddings_gb=2 * embedded / 1e9,
+        matrices_gb=pairs * assumed.matrices_per_pair * _FLOAT_BYTES * assumed.batch_per_gpu * batch / 1e9,
+        # As rows and as columns, once forward and twice backward.
+        matrices_share=pairs * 2 * 3 * product / step_flops,
+        # One pair at a time; forward, again forward, and twice backward.
+        sigmoid_gb=assumed.matrices_per_block * _FLOAT_BYTES * assumed.batch_per_gpu**2 / 1e9,
+        sigmoid_share=pairs * 4 * product / step_flops,
     )
 
 
@@ -133,23 +154,31 @@ def shards(assumed: Assumptions, clip_bytes: float) -> int:
 
 
 def limits(
-    assumed: Assumptions, clip_bytes: float, *, matrices_gb: float = 10.0, share: float = 0.1
+    assumed: Assumptions, sound: Decoded, frame: Decoded, *, gigabytes: float = 10.0, share: float = 0.1
 ) -> dict[str, int]:
     """Return the maximum number of GPUs for each quantity that grows with their number.
 
     Args:
         assumed: all assumptions.
-        clip_bytes: size of a clip in a shard.
-        matrices_gb: memory limit of the loss on a GPU.
+        sound, frame: decoding of a core.
+        gigabytes: memory limit of the loss on a GPU, embeddings included.
         share: limit for the products of the loss, as a fraction of a step, 0..1.
     """
-    rows = math.sqrt(matrices_gb * 1e9 / (assumed.pairs * assumed.matrices_per_pair * _FLOAT_BYTES))
-    step_seconds = assumed.batch_per_gpu / assumed.clips_per_second_per_gpu
-    in_time = share * step_seconds * assumed.teraflops_per_gpu * 1e12 / _product_flops(1, assumed)
+    many = 1000 * assumed.gpus_per_node
+    at = needs(many, assumed, sound, frame)  # all but the traffic of data and gradients grow in proportion
+    free = assumed.network_gbit_per_node - at.read_gbit_per_node - at.gradients_gbit_per_node
+    grown = {
+        f"matrices and embeddings of {gigabytes:g} GB, softmax": gigabytes
+        / (at.matrices_gb + at.embeddings_gb),
+        f"embeddings of {gigabytes:g} GB, sigmoid": (gigabytes - at.sigmoid_gb) / at.embeddings_gb,
+        f"products {share:.0%} of a step, softmax": share / at.matrices_share,
+        f"products {share:.0%} of a step, sigmoid": share / at.sigmoid_share,
+        "the network of a node": max(free, 0.0) / at.embeddings_gbit_per_node,
+    }
+    by_shards = shards(assumed, clip_bytes(assumed, sound, frame)) // assumed.lanes
     return {
-        f"similarity matrices of {matrices_gb:g} GB": int(rows / assumed.batch_per_gpu),
-        f"their products {share:.0%} of a step": int(math.sqrt(in_time) / assumed.batch_per_gpu),
-        "a shard for each lane of each process": shards(assumed, clip_bytes) // assumed.lanes,
+        **{name: int(many * part) for name, part in grown.items()},
+        "a shard for each lane of each process": by_shards,
     }
 
 
@@ -173,9 +202,9 @@ def main(argv: Sequence[str]) -> None:
         "read, GB per second": [f"{one.clips_per_second * size / 1e9:,.2f}" for one in found],
         "read per node, Gbit/s": [f"{one.read_gbit_per_node:,.1f}" for one in found],
         "gradients per node, Gbit/s": [f"{one.gradients_gbit_per_node:,.1f}" for one in found],
+        "embeddings per node, Gbit/s": [f"{one.embeddings_gbit_per_node:,.1f}" for one in found],
         "fraction of the network": [
-            f"{(one.read_gbit_per_node + one.gradients_gbit_per_node) / assumed.network_gbit_per_node:.0%}"
-            for one in found
+            f"{_traffic(one) / assumed.network_gbit_per_node:.0%}" for one in found
         ],
         "decoding cores per node": [f"{one.cores_per_node:,.1f}" for one in found],
         "fraction of the cores": [f"{one.cores_per_node / assumed.cores_per_node:.0%}" for one in found],
@@ -185,20 +214,23 @@ def main(argv: Sequence[str]) -> None:
         "core hours per epoch": [f"{one.epoch_core_hours:,.1f}" for one in found],
         "minimum number of shards": [f"{one.shards_at_least:,}" for one in found],
         "global batch size": [f"{one.batch:,}" for one in found],
-        "similarity matrices per GPU": [f"{one.matrices_gb:,.2f} GB" for one in found],
-        "their products, of a step": [f"{one.matrices_share:.2%}" for one in found],
+        "embeddings per GPU": [f"{one.embeddings_gb:,.2f} GB" for one in found],
+        "softmax: similarities": [f"{one.matrices_gb:,.3f} GB" for one in found],
+        "softmax: products, of a step": [f"{one.matrices_share:.2%}" for one in found],
+        "sigmoid: similarities": [f"{one.sigmoid_gb:,.3f} GB" for one in found],
+        "sigmoid: products, of a step": [f"{one.sigmoid_share:.2%}" for one in found],
     }  # fmt: skip
     for name, cells in rows.items():
-        print(f"{name:28}" + "".join(f"{cell:>14}" for cell in cells))
+        print(f"{name:30}" + "".join(f"{cell:>14}" for cell in cells))
     print(
         "maximum number of GPUs: "
-        + "; ".join(f"{name}: {most:,}" for name, most in limits(assumed, size).items())
+        + "; ".join(f"{name}: {most:,}" for name, most in limits(assumed, sound, frame).items())
     )
 
 
-def _product_flops(batch: int, assumed: Assumptions) -> float:
-    """Return the operations of the products of all embeddings: once forward, twice backward."""
-    return 3 * assumed.pairs * 2.0 * batch**2 * assumed.embedding
+def _traffic(of: Needs) -> float:
+    """Return the traffic of a node, Gbit/s."""
+    return of.read_gbit_per_node + of.gradients_gbit_per_node + of.embeddings_gbit_per_node
 
 
 def _decoded(flags: argparse.Namespace, kind: str, row: str) -> Decoded:
