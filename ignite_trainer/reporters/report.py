@@ -71,6 +71,7 @@ class Report(Reporter):
             media.save_hardest(predictions, run.gallery, run.folder)
             sections += prediction_sections(predictions, run.folder)
             sections += media.hardest_section([run.folder])
+        sections += media.augmented_section(run.gallery)
         if learned := run.gallery.model():
             sections.append(Section(title="What was learned", exhibits=learned))
         sections += map(_measured, self._measured.values())

@@ -1,6 +1,6 @@
-"""The hardest samples, for reports.
+"""The hardest samples, and samples before and after augmentation, for reports.
 
-They are saved in `exhibits/` in the run's folder, where the sweep's report finds them.
+The hardest samples are saved in `exhibits/` in the run's folder, where the sweep's report finds them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ignite_trainer.support.files import whole_file, write_json
 
 MAX_SAMPLES = 6
 MAX_BYTES = 4 * 2**20
-"""Limit on the total size of a report's samples."""
+"""Limit on the total size of a report's hardest samples."""
+_AUGMENTED_SAMPLES = 2
 _FOLDER = "exhibits"
 _HARDEST = f"{_FOLDER}/hardest.json"
 
@@ -64,6 +65,20 @@ def hardest_section(runs: Iterable[Path]) -> list[Section]:
     return [Section(title="Hardest samples", text=[text], parts=[_sample(*pair) for pair in hardest])]
 
 
+def augmented_section(gallery: Gallery) -> list[Section]:
+    """Show training samples before and after augmentation; return [] if there is nothing to show."""
+    pairs = gallery.augmented(_AUGMENTED_SAMPLES)
+    if all(before.exhibits == after.exhibits for before, after in pairs):
+        return []
+    parts = [
+        Section(title=title + _title(portrait.record), exhibits=portrait.exhibits)
+        for pair in pairs
+        for title, portrait in zip(("Original: ", "Augmented: "), pair, strict=True)
+    ]
+    text = "The first samples of the training split, as the data set returns them and as the model receives "
+    return [Section(title="Augmentation", text=[text + "them in the first epoch."], parts=parts)]
+
+
 def _describe(predictions: Predictions, row: int) -> dict[str, Any]:
     scores = [*zip(predictions.class_names, predictions.scores[row].tolist(), strict=True)]
     return {
@@ -86,14 +101,16 @@ def _save(exhibits: Sequence[Exhibit], folder: Path, *, stem: str) -> list[dict[
 
 
 def _sample(run: Path, entry: Mapping[str, Any]) -> Section:
-    names = [
-        str(value) if n == 0 else f"{key} {value}" for n, (key, value) in enumerate(entry["record"].items())
-    ]
     right = ", ".join(f"{name} ({score:.3f})" for name, score in entry["right"]) or "none"
     name, score = entry["predicted"]
     files = [(run / file.pop("path"), file) for file in entry["files"]]
     return Section(
-        title=", ".join(names),
+        title=_title(entry["record"]),
         text=[f"True class: {right}. Predicted: {name} ({score:.3f})."],
         exhibits=[Exhibit(content=path.read_bytes(), **about) for path, about in files if path.is_file()],
     )
+
+
+def _title(record: Mapping[str, str | int]) -> str:
+    names = [str(value) if n == 0 else f"{key} {value}" for n, (key, value) in enumerate(record.items())]
+    return ", ".join(names)

@@ -1,4 +1,4 @@
-"""The hardest samples are shown, limited in number and size, and found by the report of a sweep."""
+"""The hardest and a few augmented samples are shown; the report of a sweep finds the hardest of its runs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,26 @@ class Samples(Gallery):
         self.asked += positions
         sound = Exhibit(what="Sound", media_type="audio/ogg", content=bytes(self._size))
         return [Portrait(record={}, exhibits=[sound]) for one in positions if one not in self._gone]
+
+
+class Louder(Gallery):
+    """Shows two samples before and after augmentation, which makes all but the `quiet` ones louder."""
+
+    def __init__(self, quiet: Sequence[int] = ()) -> None:
+        self._quiet = quiet
+
+    def augmented(self, count: int) -> list[tuple[Portrait, Portrait]]:
+        return [
+            (
+                self._portrait({"clip": f"{one}.wav"}, 0),
+                self._portrait({"clip": f"{one}.wav", "gain": one}, one),
+            )
+            for one in range(1, count + 1)
+        ]
+
+    def _portrait(self, record: dict[str, str | int], gain: int) -> Portrait:
+        sound = bytes([0 if gain in self._quiet else gain])
+        return Portrait(record=record, exhibits=[Exhibit(what="", media_type="audio/ogg", content=sound)])
 
 
 @pytest.fixture
@@ -105,3 +125,18 @@ def test_a_sweep_shows_the_hardest_samples_of_its_runs(
     (section,) = media.hardest_section(folders)
     assert [len(part.exhibits) for part in section.parts] == [0, 1, 1, 1, 1, 1]
     assert media.hardest_section(folders[2:]) == []
+
+
+def test_samples_are_shown_before_and_after_augmentation() -> None:
+    (section,) = media.augmented_section(Louder(quiet=[1]))
+    assert [(part.title, part.exhibits[0].content) for part in section.parts] == [
+        ("Original: 1.wav", b"\0"),
+        ("Augmented: 1.wav, gain 1", b"\0"),
+        ("Original: 2.wav", b"\0"),
+        ("Augmented: 2.wav, gain 2", b"\2"),
+    ]
+
+
+def test_samples_that_no_transform_changes_are_not_shown() -> None:
+    assert media.augmented_section(Louder(quiet=[1, 2])) == []
+    assert media.augmented_section(Gallery()) == []
