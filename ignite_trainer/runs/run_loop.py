@@ -347,9 +347,10 @@ class Run:
 
     def _evaluate_epoch(self, epoch: int, iteration: int) -> None:
         random = random_state.capture()
-        broadcast_state(self._parts.model, buffers_alone=True)  # each process has its own running statistics
         if self._parts.average:
             self._parts.average.finish_epoch(epoch)
+        with self._parts.evaluated_weights():  # each process has its own running statistics
+            broadcast_state(self._parts.model, buffers_alone=True)
         try:
             if not self._setup.skip_train_evaluation:
                 self._evaluate("train", epoch=epoch, iteration=iteration)

@@ -67,6 +67,21 @@ def run_limited_and_averaged(root: Path) -> dict[str, Any]:
     return {"metrics": result.end.last, **torch.load(result.end.last_checkpoint, weights_only=True)}
 
 
+def run_averaged_with_own_statistics(root: Path) -> dict[str, Any]:
+    """Run three epochs in which each process has its own batch norm; return results and evaluated weights."""
+    result = run_toy(
+        root,
+        Setup__epochs=3,
+        Setup__batch_of="all",
+        Setup__sync_batch_norm=False,
+        Setup__ema=0.9,
+        Evaluations={"Confidence": {"class": "toy_research.measuring.Confidence"}},
+    )
+    assert result.end.last_checkpoint is not None
+    state = torch.load(result.end.last_checkpoint, weights_only=True)
+    return {"confidence": result.record.evaluations["Confidence"], "model": state["model"]}
+
+
 Batches = list[list[int]]
 
 STREAMED = {"class": "toy_research.signals.TonesInStretches", "args": {"fold": 1}}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from toy_research.augment import Fit
 from toy_research.network import TwoTowers
 from toy_research.protocols import draw_toy, run_toy, toy
+from toy_research.ranks import on_ranks, run_averaged_with_own_statistics
 from toy_research.records import differences, only_run
 from toy_research.signals import Tones
 from toy_research.watching import Notebook
@@ -130,11 +131,29 @@ def test_a_run_evaluates_and_saves_averages_but_trains_unchanged(tmp_path: Path)
 
 
 def _accuracy(model: nn.Module) -> float:
+    scores, targets = _held_out(model)
+    return float((scores.argmax(dim=1) == targets).float().mean())
+
+
+def _held_out(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return scores and targets of the held-out samples."""
     tones, fit = Tones(train=False), Fit(length=16, train=False)
     held_out = [tones[index] for index in range(len(tones))]
     signals = torch.stack([fit(torch.as_tensor(tone.signal)) for tone in held_out])
-    targets = torch.tensor([tone.target for tone in held_out])
-    return float((model(signals).argmax(dim=1) == targets).float().mean())
+    return model(signals).detach(), torch.tensor([tone.target for tone in held_out])
+
+
+@pytest.mark.processes
+def test_all_processes_evaluate_the_average_that_is_saved(tmp_path: Path) -> None:
+    """Without synchronised batch norm, each process has its own average of the running statistics."""
+    found = on_ranks(2, tmp_path, run_averaged_with_own_statistics, tmp_path / "both")[0]
+    model = TwoTowers()
+    model.load_state_dict(found["model"])
+    scores, targets = _held_out(model.eval())
+    highest = scores.softmax(dim=-1).amax(dim=-1)
+    for target in set(targets.tolist()):
+        expected = float(highest[targets == target].mean())
+        assert found["confidence"][f"target {target}"]["mean"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_skipped_step_does_not_count(tmp_path: Path) -> None:
