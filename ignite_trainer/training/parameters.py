@@ -14,8 +14,6 @@ from ignite_trainer.api.self_description import Layer, layers
 from ignite_trainer.protocol.sections import ParameterRule
 from ignite_trainer.support.errors import ProtocolError
 
-_OF_THE_OPTIMIZER = {"depth_decay", "weight_decay_of", "max_gradient_norm"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class GroupOrigin:
@@ -116,7 +114,7 @@ def apply_rules(
         count = sum(named[name].numel() for name in names)
         settings = {
             **rule.args,
-            **rule.model_dump(include=_OF_THE_OPTIMIZER, exclude_defaults=True),
+            **rule.model_dump(exclude={"match", "train", "mode", "args"}, exclude_defaults=True),
         }
         options = ", ".join(f"{key} {value}" for key, value in settings.items())
         how = ("trained" if rule.train else "frozen") + (", eval mode" if rule.keeps_eval_mode else "")
