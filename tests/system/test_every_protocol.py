@@ -31,6 +31,8 @@ from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
 from ignite_trainer.protocol.reading import read_protocol
 from ignite_trainer.protocol.sections import Protocol
+from ignite_trainer.reporters.ignite_loggers import require_loggers
+from ignite_trainer.support.errors import ProtocolError
 from model.clap import Clap
 from model.weights.loading import read_state_dict
 from tests.miniatures import (
@@ -48,6 +50,7 @@ from tests.system.conftest import DEFAULTS, QUIET, SHIPPED, Command
 
 TRAINING = [path for path in SHIPPED if read_protocol(path)["Setup"]["epochs"]]
 EVALUATING = [path for path in SHIPPED if path not in TRAINING]
+LOGGING = [path for path in SHIPPED if "ignite.handlers" in path.read_text()]
 STEPS = 2
 
 SECONDS = 0.15  # of a clip or a window; the sounds of most miniatures are longer
@@ -218,3 +221,19 @@ def test_every_shipped_protocol_without_epochs_evaluates(
     done = command(small(path), *QUIET)
     assert done.status == 0, done.err
     finished_run(tmp_path)
+
+
+@pytest.mark.parametrize("path", LOGGING, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore")  # caused by the loggers' own imports
+def test_every_shipped_protocol_with_a_logger_runs_with_its_reporters(
+    path: Path, small: Small, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        require_loggers(draw(load(path, defaults=DEFAULTS)).reporters)
+    except ProtocolError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = command(small(path))
+    assert done.status == 0, done.err
+    run, _ = finished_run(tmp_path)
+    assert (run / "report.html").exists()
