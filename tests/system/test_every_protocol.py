@@ -57,7 +57,8 @@ SECONDS = 0.15  # of a clip or a window; the sounds of most miniatures are longe
 PIXELS = 32
 NETWORK = {
     **SMALL_AUDIOCLIP,
-    **{"image_resolution": PIXELS, "context_length": 24, "spec_height": PIXELS, "spec_width": PIXELS},
+    **{"image_resolution": PIXELS, "context_length": 24, "transformer_width": 16},
+    **{"spec_height": PIXELS, "spec_width": PIXELS},
 }
 
 
@@ -81,7 +82,7 @@ WRITERS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = {
     "ESC50": lambda folder: {"root": str(write_esc50(folder))},
     "FSD50K": lambda folder: {"root": str(write_fsd50k(folder, train=10, val=5, eval_=10))},
     "MadeScenes": lambda _: {"seconds": SECONDS, "scenes": 12, "held_out_scenes": 12},
-    "MadeSounds": lambda _: {"seconds": SECONDS, "clips_per_class_and_fold": 1},
+    "MadeSounds": lambda folder: {**{"root": str(folder), "seconds": SECONDS, "clips_per_class_and_fold": 1}},
     "Table": lambda folder: {"table": str(write_pairs(folder))},
     "UrbanSound8K": lambda folder: {"root": str(write_us8k(folder))},
     "VGGSound": lambda folder: {"root": str(write_vggsound(folder, train=25, test=10))},
@@ -93,7 +94,7 @@ class Small:
     """Makes shipped protocols small, and writes miniatures of their data, each once for all tests."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._data: dict[str, Mapping[str, Any]] = {}
         self._protocols: dict[Path, dict[str, Any]] = {}
 
@@ -131,7 +132,7 @@ class Small:
         setup |= {"compile": False}  # takes minutes
         data["args"] |= self._miniature(data["class"])
         if setup["epochs"]:
-            path = self._folder / "protocol.json"
+            path = self.folder / "protocol.json"
             path.write_text(json.dumps(protocol))
             train = data_from_protocol(path, defaults=DEFAULTS).splits["train"]
             setup |= {"epochs": 1, "batch_train": len(train) // (STEPS * setup.get("accumulate", 1))}
@@ -144,13 +145,13 @@ class Small:
         if name not in WRITERS:
             pytest.fail(f"{dataset} has no miniature: add a function that writes one to WRITERS")
         if name not in self._data:
-            self._data[name] = WRITERS[name](self._folder / name)
+            self._data[name] = WRITERS[name](self.folder / name)
         return self._data[name]
 
     def _weights(self, model: type[nn.Module]) -> str | bool:
         if model is not Clap:
             return False
-        folder = self._folder / "clap-htsat-unfused"
+        folder = self.folder / "clap-htsat-unfused"
         return str(folder if folder.exists() else save_clap(small_clap(), folder))
 
 
@@ -160,8 +161,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(autouse=True)
-def _quick_garbage_collections() -> None:
-    """Exclude everything there is from garbage collections, of which an explanation makes six."""
+def _nothing_is_done_twice(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep decoded audio, and exclude what there is from the six garbage collections of an explanation."""
+    monkeypatch.setenv("AUDIOCLIP_CACHE", str(small.folder / "cache"))
     gc.freeze()
 
 
