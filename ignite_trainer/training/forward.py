@@ -209,7 +209,7 @@ class GradientCache:
             # so each pass needs a separate block.
             with torch.no_grad():
                 embeddings = self._embed(part)
-                with autocast(self.setup.precision, self.device):
+                with task_streams(self.task, part.random), autocast(self.setup.precision, self.device):
                     found = self.task.embed_targets(self.model, part.sample)
                 for name, values in found.items():
                     targets.setdefault(name, []).append(values)

@@ -210,6 +210,11 @@ class Jittered(Pairing):
         self.drawn.append(noise[:, 0, 0].tolist())
         return super().embed(model, batch._replace(signal=batch.signal + noise.to(batch.signal.dtype)))
 
+    def embed_targets(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        assert self.random is not None
+        assert len(self.random) == len(batch.target)
+        return super().embed_targets(model, batch)
+
     def evaluation_step(self, model: nn.Module, batch: Any) -> StepOutput:
         assert self.random is None
         return super().evaluation_step(model, batch)
