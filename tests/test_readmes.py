@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,16 @@ def test_the_protocol_of_the_readme_extends_a_shipped_one(tmp_path: Path) -> Non
     protocol = load(mine, defaults=ROOT / "protocols/defaults.json")
     assert protocol.setup.epochs == 10 and protocol.setup.name == "Multimodal-Audio"
     assert protocol.optimizer is not None and protocol.optimizer.args["lr"] == 1e-4
+
+
+def test_the_protocol_with_a_teacher_extends_a_shipped_one(tmp_path: Path) -> None:
+    (written,) = re.findall(r"```json\n(\{.*?)```", (ROOT / "utils/README.md").read_text(), re.DOTALL)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    mine = tmp_path / "protocols/mine.json"
+    mine.write_text(written)
+    blueprint = draw(load(mine, defaults=ROOT / "protocols/defaults.json"))
+    assert callable(blueprint.task_args["teacher"])
+    assert blueprint.task_args["distillation"] == {"similarities": 1.0}
 
 
 def test_make_run_ends_with_the_place_of_the_report() -> None:
