@@ -79,6 +79,19 @@ def test_the_protocol_with_a_teacher_extends_a_shipped_one(tmp_path: Path) -> No
     assert blueprint.task_args["distillation"] == {"similarities": 1.0}
 
 
+def test_the_protocol_with_the_sigmoid_loss_trains_its_bias(tmp_path: Path) -> None:
+    blocks = re.findall(r"```jsonc\n(\{.*?)```", (ROOT / "utils/README.md").read_text(), re.DOTALL)
+    (written,) = (block for block in blocks if "sigmoid" in block)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    mine = tmp_path / "protocols/mine.json"
+    mine.write_text(written)
+    protocol = load(mine, defaults=ROOT / "protocols/defaults.json")
+    assert draw(protocol).task_args["loss"] == "sigmoid"
+    assert protocol.model.args["logit_bias"] == -10
+    rule = next(rule for rule in protocol.parameters if re.fullmatch(rule.match, "logit_bias_at"))
+    assert rule.train and rule.args == {"weight_decay": 0.0}
+
+
 def test_make_run_ends_with_the_place_of_the_report() -> None:
     planned = subprocess.run(
         ["make", "--no-print-directory", "-n", "run"], cwd=ROOT, capture_output=True, text=True, check=True
