@@ -80,7 +80,7 @@ def mixtures(sample: Any) -> dict[str, str]:
 
 
 def check_fields(dataset: Any, *, where: str) -> None:
-    """Raise ProtocolError if the samples have a numeric field, which would not be mixed.
+    """Raise ProtocolError if a field would not be mixed, or no field would record the mixtures.
 
     Args:
         dataset: data set whose samples are mixed.
@@ -88,12 +88,18 @@ def check_fields(dataset: Any, *, where: str) -> None:
     """
     sample = first_readable(dataset)
     names = getattr(sample, "_fields", range(len(sample)))
-    for name, value in zip(names, sample, strict=True):
-        if isinstance(collate_field([value]), Tensor):
+    fields = {name: collate_field([value]) for name, value in zip(names, sample, strict=True)}
+    for name, field in fields.items():
+        if isinstance(field, Tensor):
             raise ProtocolError(
                 f'{where} mixes samples, but the field "{name}" is a number, which would not be mixed. Let '
                 'the data set return a list, such as ["dog"], or remove the transform.'
             )
+    if not any(isinstance(field, list) for field in fields.values()):
+        raise ProtocolError(
+            f"{where} mixes samples, but they have no labels or texts, in which the shares of a mixture are "
+            "recorded. Let the data set return a list of labels, which may be empty, or remove the transform."
+        )
 
 
 def _partners(field: Any, lists: Sequence[Any], places: Sequence[int]) -> Tensor:

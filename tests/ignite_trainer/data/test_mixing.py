@@ -304,6 +304,12 @@ def test_numbers_cannot_be_mixed() -> None:
     )
 
 
+def test_samples_in_which_nothing_would_record_the_mixture_cannot_be_mixed() -> None:
+    unlabelled: Any = [Scene(np.zeros((1, 3), np.float32), None, None)]
+    with pytest.raises(ProtocolError, match=r"they have no labels or texts, in which the shares"):
+        loading.loader(unlabelled, Blend())
+
+
 BLEND = {"class": "toy_research.augment.Blend", "test": False}
 HISS = {"class": "toy_research.augment.Hiss", "test": False}
 SINGLE = {"class": "toy_research.augment.GlobalHiss", "test": False}
