@@ -33,9 +33,9 @@ class PairLoss:
     """Contrastive loss of a pair of modalities in a batch of B samples.
 
     "softmax" is the sum of the cross-entropies along rows and along columns, each a mean over the batch, as
-    in CLIP (arXiv 2103.00020) but without halving the sum. "sigmoid" decides for each pair of a row and a
-    column whether they match, by the sum of the binary cross-entropies over all B^2 pairs, divided by B
-    (SigLIP, arXiv 2303.15343, equation 1). Similarities should include a bias then.
+    in CLIP (arXiv 2103.00020) but without halving the sum. "sigmoid" classifies each pair of a row and a
+    column as matching or not: it is the sum of the binary cross-entropies over all B^2 pairs, divided by B
+    (SigLIP, arXiv 2303.15343, equation 1). Its similarities should include a bias.
 
     Attributes:
         batch: number of samples, B.
@@ -67,8 +67,8 @@ class PairLoss:
             similarity: function that computes similarities.
             own: rows of the batch, with a start and a stop; may be empty.
             block: number of samples to compare at a time. Blocks are compared again in the backward pass, so
-                that only one of them is in memory. None for all; with "sigmoid", for so many that the memory
-                does not depend on the size of the batch.
+                that only one of them is in memory. None for all; with "sigmoid", for a number with which the
+                memory does not depend on the size of the batch.
         """
         compare = self._softmax if self.kind == "softmax" else self._sigmoid
         if block is None and self.kind == "sigmoid":

@@ -69,6 +69,18 @@ def test_the_protocol_of_the_readme_extends_a_shipped_one(tmp_path: Path) -> Non
     assert protocol.optimizer is not None and protocol.optimizer.args["lr"] == 1e-4
 
 
+def test_sections_below_i_want_to_extend_a_shipped_protocol(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    table = (ROOT / "protocols/README.md").read_text().partition("## Every key")[0]
+    sections = re.findall(r'`("[A-Z]\w*": [^`]*)`', table)
+    complete = [section for section in sections if "..." not in section]
+    assert len(complete) > 20
+    for section in complete:
+        mine = tmp_path / "protocols/mine.json"
+        mine.write_text(f'{{"extends": "audioclip-esc50.json", {section}}}')
+        draw(load(mine, defaults=ROOT / "protocols/defaults.json"))
+
+
 def test_the_protocol_with_a_teacher_extends_a_shipped_one(tmp_path: Path) -> None:
     (written,) = re.findall(r"```json\n(\{.*?)```", (ROOT / "utils/README.md").read_text(), re.DOTALL)
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")

@@ -82,7 +82,7 @@ class BalancedSampling:
 
 
 def repetitions(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return, for each position in an order, how often the same sample stands before it: int64 `[n]`."""
+    """Count, for each position in an order, the earlier occurrences of the same sample: int64 `[n]`."""
     by_sample = np.argsort(order, kind="stable")
     ordered = order[by_sample]
     firsts = np.flatnonzero(np.diff(ordered, prepend=-1))

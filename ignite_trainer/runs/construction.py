@@ -198,7 +198,7 @@ def with_largest_batch(blueprint: Blueprint, samples: int) -> Blueprint | None:
 
 
 def _check_mixing(transforms: Mapping[Literal["train", "test"], Sequence[FieldTransform]]) -> None:
-    """Raise a ProtocolError if transforms that mix samples stand where they must not."""
+    """Raise a ProtocolError if transforms that mix samples are in the wrong split or the wrong order."""
     problems = [
         f'{transform.where} mixes samples, which only training may do; add "test": false to it.'
         for transform in transforms["test"]

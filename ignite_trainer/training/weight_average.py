@@ -43,7 +43,7 @@ class WeightAverage:
         self._updates = 0
 
     def finish_epoch(self, epoch: int) -> None:
-        """Take note of the weights after an epoch, from 1; a second call for the same epoch has no effect."""
+        """Update the average after an epoch, from 1; a second call for the same epoch has no effect."""
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -56,6 +56,6 @@ def masked(image: Tensor, masks: SpectrogramMasks, *, two_sided: bool = False) -
 
 
 def _covered(centres: Tensor, ranges: Tensor, *, length: int) -> Tensor:
-    """Return which of the `centres` `[L]` lie in a range; `ranges` `[B, n, 2]` end at `length`: `[B, L]`."""
+    """Find the `centres`, `[L]`, within any of the ranges, `[B, n, 2]` in fractions of `length`: `[B, L]`."""
     start, end = (ranges * length).unsqueeze(-2).unbind(-1)  # [B, n, 1]
     return ((start <= centres) & (centres < end)).any(dim=1)

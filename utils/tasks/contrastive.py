@@ -67,7 +67,7 @@ class ContrastiveTask(ShowsAudio, EmbeddingTask):
                 raise ValueError(f"{name} is {size}; it must be positive, or null.")
         if teacher is None and distillation is not None:
             raise ValueError(
-                f"distillation is {distillation}, but there is no teacher; give one, or neither."
+                f"distillation is {distillation}, but there is no teacher; give one, or remove distillation."
             )
         self._distillation = None if teacher is None else Distillation(teacher, distillation)
         self._prompts = prompts
@@ -284,11 +284,11 @@ class AudioTextContrastive(ContrastiveTask):
         label_smoothing: share of the uniform distribution over the batch in the target distributions, at
             least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability of
             a match from 0 towards the fraction of pairs that match.
-        loss: "softmax", as published, or "sigmoid": whether each pair of a clip and a text matches (SigLIP,
-            arXiv 2303.15343), for models with `logit_bias`.
+        loss: "softmax", as published, or "sigmoid", which classifies each pair of a clip and a text as
+            matching or not (SigLIP, arXiv 2303.15343), for models with `logit_bias`.
         block: number of a process's samples to compare at a time; their similarities are computed again in
-            the backward pass, which limits memory. None for all; with the sigmoid loss, for so many that the
-            memory does not depend on the number of processes.
+            the backward pass, which limits memory. None for all; with the sigmoid loss, for a number with
+            which the memory does not depend on the number of processes.
         class_weights: weight of each class, by name; a sample's weight is the sum over its labels. None for
             equal weights.
         class_texts: texts that replace class names, such as {"can opening": "opening a can"}.

@@ -62,11 +62,11 @@ class Contrastive(ContrastiveTask):
         label_smoothing: share of the uniform distribution over a pair's samples in the target distributions,
             at least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability
             of a match from 0 towards the fraction of pairs that match.
-        loss: "softmax", as published, or "sigmoid": whether each pair of samples matches (SigLIP, arXiv
-            2303.15343), for models with `logit_bias`.
+        loss: "softmax", as published, or "sigmoid", which classifies each pair of samples as matching or not
+            (SigLIP, arXiv 2303.15343), for models with `logit_bias`.
         block: number of a process's samples to compare at a time; their similarities are computed again in
-            the backward pass, which limits memory. None for all; with the sigmoid loss, for so many that the
-            memory does not depend on the number of processes.
+            the backward pass, which limits memory. None for all; with the sigmoid loss, for a number with
+            which the memory does not depend on the number of processes.
         class_texts: texts that replace class names, by class name.
         window_samples: window length in evaluation, in samples. The features of longer clips are averaged
             over evenly spaced windows, and clips may differ in length. None to embed every clip as a whole.

@@ -38,8 +38,8 @@ class RandomRoll(BatchTransform):
 
         abcdefgh  ->  ghabcdef
 
-    The shift is uniform over the whole numbers from -`max_shift` to `max_shift`. PaSST (arXiv 2110.05069) and
-    EAT (arXiv 2204.11479) roll waveforms; PaSST's code uses a maximum of 50 samples.
+    The shift is uniform over the whole numbers from -`max_shift` to `max_shift`. Source: the code of PaSST
+    (arXiv 2110.05069), where the maximum is 50 samples.
 
     Args:
         max_shift: maximum shift, in samples; None for any shift.
@@ -159,7 +159,7 @@ class Mixup(MixingTransform):
     A mixture is as long as the longer clip; the shorter one is followed by zeros.
 
     Args:
-        alpha: parameter of the distribution, positive; the smaller, the weaker is the partner in most
+        alpha: parameter of the distribution, positive; the smaller it is, the weaker the partner is in most
             mixtures.
         p: probability of mixing a clip with its partner, 0..1.
         by_level: whether to take levels into account, as in between-class learning.

@@ -259,7 +259,7 @@ def test_texts_are_embedded_by_the_teacher_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"distillation": {"similarities": 1.0}}, r"distillation is .*no teacher; give one, or neither"),
+        ({"distillation": {"similarities": 1.0}}, r"distillation is .*give one, or remove distillation"),
         ({"teacher": {"clas": "model.clap.Clap"}}, r"teacher is \{'clas'.*\"class\": \"model\.clap\.Clap\""),
         ({"teacher": "x", "distillation": {}}, r'distillation is \{\}.*"similarities", "embeddings"'),
         ({"teacher": "x", "distillation": {"mse": 1.0}}, r"distillation is .*mse.*weights to one or both"),
