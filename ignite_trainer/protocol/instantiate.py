@@ -121,8 +121,9 @@ def check_arguments(
 def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, where: str) -> T:
     """Call a class with a protocol's arguments, and add the JSON path to its errors.
 
-    If an error's message begins with the name of an argument ("fold is 11; ..."), the path is that of the
-    argument. Errors that are not meant for users also name the line of code.
+    If an error's message begins with the name of an argument ("fold is 11; ...") or of a key in it
+    ("masks.time is -1; ..."), the path is that of the argument. Errors that are not meant for users also name
+    the line of code.
     """
     try:
         return target(*positional, **args)
@@ -133,7 +134,7 @@ def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, w
         if not message or not isinstance(error, ValueError | OSError):
             frame = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        is_of_argument = message.split(maxsplit=1)[0] in args
+        is_of_argument = message.split(maxsplit=1)[0].split(".")[0] in args
         raise ProtocolError(f"{where}.args.{message}" if is_of_argument else f"{where}: {message}") from error
 
 

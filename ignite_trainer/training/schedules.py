@@ -48,10 +48,10 @@ class WarmUpCosine(LambdaLR):
         last_epoch: int = -1,
     ) -> None:
         for name, share in (("warm_up", warm_up), ("final", final)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}; it is a share, 0 to 1.")
-        if total_steps < 1:
-            raise ValueError(f"total_steps is {total_steps}; a schedule has at least one step.")
+            if type(share) not in (int, float) or not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share!r}; it must be a share, 0 to 1.")
+        if type(total_steps) is not int or total_steps < 1:
+            raise ValueError(f"total_steps is {total_steps!r}; it must be a whole number, 1 or more.")
         rising = round(warm_up * total_steps)
 
         def factor(step: int) -> float:

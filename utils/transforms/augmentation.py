@@ -111,9 +111,11 @@ class RandomSpeed(BatchTransform):
     """
 
     def __init__(self, speeds: Sequence[float] = (0.9, 1.0, 1.1)) -> None:
+        if not isinstance(speeds, list | tuple) or not speeds:
+            raise ValueError(
+                f"speeds is {speeds!r}; it must be a list of one or more speeds, such as [0.9, 1.1]."
+            )
         self.speeds = [_fraction(speed) for speed in speeds]
-        if not self.speeds:
-            raise ValueError("speeds is empty; name at least one speed, such as 1.1.")
 
     def batch(self, batch: PaddedBatch, random: SampleRandom) -> PaddedBatch:
         """Resample each clip by its own speed."""
@@ -170,6 +172,8 @@ class Mixup(MixingTransform):
             raise ValueError(f"alpha is {alpha!r}; it must be a positive number.")
         self.alpha = alpha
         self.p = checked_probability(p)
+        if not isinstance(by_level, bool):
+            raise ValueError(f"by_level is {by_level!r}; it must be true or false.")
         self.by_level = by_level
 
     def __call__(

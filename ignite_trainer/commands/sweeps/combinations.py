@@ -99,7 +99,8 @@ def is_fold(key: str) -> bool:
 def _try_out(blueprint: Blueprint, tried: set[str]) -> None:
     """Build the parts that are quick to build, unless equal ones have been `tried` before."""
     content = blueprint.protocol.to_json()
-    key = digest([content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations")])
+    setup = blueprint.protocol.setup.model_dump(exclude={"seed"})  # such as sampling, which needs labels
+    key = digest([setup, *(content[name] for name in ("Dataset", "Transforms", "Task", "Evaluations"))])
     if key not in tried:
         tried.add(key)
         try_out(blueprint)

@@ -372,6 +372,7 @@ def failing(error: BaseException) -> Any:
             ValueError("fold is 11; there are folds 1 to 5."),
             "Dataset.args.fold is 11; there are folds 1 to 5.",
         ),
+        (ValueError("fold.last is 11."), "Dataset.args.fold.last is 11."),
         (ValueError("other is 11."), "Dataset: other is 11."),
         (FileNotFoundError(2, "No such file", "x.csv"), "Dataset: [Errno 2] No such file: 'x.csv'"),
         (ValueError(), f"Dataset: ValueError:  ({__file__}, line "),

@@ -244,8 +244,10 @@ def test_a_run_with_the_ready_schedule_has_a_fixed_number_of_epochs(tmp_path: Pa
         resuming.require_same(draw(longer, trusted=TRUSTED), done.folder)
 
 
-@pytest.mark.parametrize("args", [{"warm_up": 1.5}, {"final": -0.1}, {"total_steps": 0}])
-def test_shares_of_the_ready_schedule_are_checked(tmp_path: Path, args: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "args", [{"warm_up": 1.5}, {"warm_up": "0.1"}, {"final": -0.1}, {"total_steps": 0}, {"total_steps": 2.5}]
+)
+def test_arguments_of_the_ready_schedule_are_checked(tmp_path: Path, args: dict[str, Any]) -> None:
     ((name, value),) = args.items()
-    with pytest.raises(ProtocolError, match=rf"^Scheduler\.args\.{name} is {value}; "):
+    with pytest.raises(ProtocolError, match=rf"^Scheduler\.args\.{name} is {value!r}; "):
         run_toy(tmp_path, **SMALL, Scheduler={"class": WARM_UP_COSINE, "args": args})

@@ -166,7 +166,14 @@ def test_repeated_calls_differ(name: str) -> None:
         (lambda: RandomGain(_any("1")), "min_db is '1'; it must be a finite number, in decibels."),
         (lambda: RandomGain(3.0, -3.0), "min_db is 3.0; it must not exceed max_db, -3.0."),
         (lambda: RandomGain(p=2), "p is 2; it must be between 0 and 1."),
-        (lambda: RandomSpeed([]), "speeds is empty; name at least one speed, such as 1.1."),
+        (
+            lambda: RandomSpeed([]),
+            "speeds is []; it must be a list of one or more speeds, such as [0.9, 1.1].",
+        ),
+        (
+            lambda: RandomSpeed(_any(1.1)),
+            "speeds is 1.1; it must be a list of one or more speeds, such as [0.9, 1.1].",
+        ),
     ],
 )
 def test_arguments_are_checked(make: Callable[[], BatchTransform], message: str) -> None:

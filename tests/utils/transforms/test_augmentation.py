@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -248,3 +248,8 @@ def test_a_mixture_depends_on_its_two_clips_alone(by_level: bool) -> None:
 def test_alpha_must_be_positive(alpha: Any) -> None:
     with pytest.raises(ValueError, match=f"^alpha is {alpha!r}; it must be a positive number."):
         Mixup(alpha)
+
+
+def test_taking_levels_into_account_is_a_yes_or_no() -> None:
+    with pytest.raises(ValueError, match=r"^by_level is 'no'; it must be true or false\.$"):
+        Mixup(by_level=cast(Any, "no"))

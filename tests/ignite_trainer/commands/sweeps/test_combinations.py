@@ -97,6 +97,11 @@ def test_every_fold_is_built_before_the_first_run_and_only_once_for_all_seeds(
     assert made[:4] == [(1, True), (1, False), (2, True), (2, False)]
 
 
+def test_settings_that_the_data_must_allow_are_tried_before_the_first_run() -> None:
+    (found,) = problems_of({"Setup.sampling": ["each", "balanced"]}, Dataset__args={"dl_shuffle": False})
+    assert found.startswith('Dataset.args.dl_shuffle is false, but Setup.sampling is "balanced"')
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
