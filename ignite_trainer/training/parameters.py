@@ -111,16 +111,7 @@ def apply_rules(
             origins += _groups_of(position, rule, {name: named[name] for name in names}, of_layers)
         if rule.keeps_eval_mode:
             in_eval.update(names)
-        count = sum(named[name].numel() for name in names)
-        settings = {
-            **rule.args,
-            **rule.model_dump(exclude={"match", "train", "mode", "args"}, exclude_defaults=True),
-        }
-        options = ", ".join(f"{key} {value}" for key, value in settings.items())
-        how = ("trained" if rule.train else "frozen") + (", eval mode" if rule.keeps_eval_mode else "")
-        summary[rule.match] = f"{count:,} in {len(names)} tensors, {how}" + (
-            f" ({options})" if options else ""
-        )
+        summary[rule.match] = _effect(rule, [named[name] for name in names])
     groups = [
         {
             "params": [named[name] for name in origin.names],
@@ -141,6 +132,18 @@ def apply_rules(
         frozen_modules=_modules_of(model, in_eval),
         summary=summary,
     )
+
+
+def _effect(rule: ParameterRule, parameters: Sequence[nn.Parameter]) -> str:
+    """Describe the effect of a rule on its parameters."""
+    count = sum(parameter.numel() for parameter in parameters)
+    settings = {
+        **rule.args,
+        **rule.model_dump(exclude={"match", "train", "mode", "args"}, exclude_defaults=True),
+    }
+    options = ", ".join(f"{key} {value}" for key, value in settings.items())
+    how = ("trained" if rule.train else "frozen") + (", eval mode" if rule.keeps_eval_mode else "")
+    return f"{count:,} in {len(parameters)} tensors, {how}" + (f" ({options})" if options else "")
 
 
 def _groups_of(
