@@ -70,7 +70,7 @@ class Given(NamedTuple):
             field_values(batch.image) if "image" in modalities else None,
             [text for _, text in texts] if "text" in modalities else [],
             labels,
-            _mixed(label_rows, text_rows if "text" in modalities else {}, count),
+            _mixed(label_rows, text_rows, count),
         )
 
     def shared(self, first: str, second: str) -> Tensor:
@@ -93,7 +93,7 @@ class Given(NamedTuple):
         return [
             row._replace(
                 values=tuple(
-                    _identity(labels, text, sample)
+                    _identity(labels, text if "text" in self.rows else None, sample)
                     for (labels, text), sample in zip(row.values, row.samples, strict=True)
                 )
             )

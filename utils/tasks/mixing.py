@@ -26,8 +26,9 @@ def weights_of(labels: Sequence[Any], class_weights: Mapping[str, float]) -> Ten
     """
     if not _are_mixed(labels):
         return sample_weights(labels, class_weights)
-    mixture = [sample_weights(row.values, class_weights) @ torch.tensor(row.weights) for row in labels]
-    return torch.stack(mixture)
+    # Not a matrix product, which autocast would round.
+    each = [sample_weights(row.values, class_weights) * torch.tensor(row.weights) for row in labels]
+    return torch.stack([shares.sum() for shares in each])
 
 
 def mixtures_of(rows: Sequence[Any], *, by_label: bool) -> Mixtures | None:

@@ -146,6 +146,25 @@ def test_a_pair_has_the_matches_of_samples_with_both_modalities(audioclip: Audio
     assert pair_loss(audioclip, same, batch) == pytest.approx(np.mean(losses), abs=1e-12)
 
 
+@pytest.mark.parametrize("positives", ["diagonal", "same_label"])
+def test_captions_tell_what_is_mixed_even_if_the_task_does_not_compare_them(
+    audioclip: AudioCLIP, positives: Any
+) -> None:
+    captions = mixed(["a sound"] * 6, absent="a sound")
+    batch = DescribedSample(sounds(), pictures(), None, captions)
+    logits = pair_logits(audioclip, embedded(audioclip, ["unused"] * 6), PAIRS[0], list(range(6)))
+    task = Contrastive(modalities=["audio", "image"], positives=positives)
+    # The captions are equal, but this task does not see them, so each sample matches itself.
+    assert pair_loss(audioclip, task, batch) == pytest.approx(soft_loss(logits, DIAGONAL), abs=1e-12)
+
+
+def test_autocast_does_not_round_the_weights_of_mixtures() -> None:
+    weights = {name: 1 / 3 for labels in [*LABELS, ["cat"]] for name in labels}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = weights_of(mixed(LABELS), weights)
+    torch.testing.assert_close(found, torch.full((6,), 1 / 3), rtol=0, atol=1e-7)
+
+
 def test_unmixed_samples_have_the_loss_of_a_batch_without_mixing(audioclip: AudioCLIP) -> None:
     rows = [Mixed((names,), (1.0,), (position,)) for names, position in zip(LABELS, POSITIONS, strict=True)]
     assert own_values(rows) == own_values(LABELS) == LABELS
