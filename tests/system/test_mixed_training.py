@@ -15,6 +15,7 @@ from toy_research.records import events
 
 from ignite_trainer.protocol.blueprint import draw
 from ignite_trainer.protocol.validation import validate
+from ignite_trainer.reporters.page import media
 from ignite_trainer.runs.assembly import assemble
 from ignite_trainer.runs.experiment import RunResult, run
 from ignite_trainer.runs.run_start import RunGallery
@@ -97,7 +98,8 @@ def test_the_report_shows_each_sample_as_it_is_trained_on(tmp_path: Path) -> Non
     assert 0 < mixed < 3
 
 
-def test_chunks_and_a_restart_change_nothing(tmp_path: Path) -> None:
+def test_chunks_and_a_restart_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MAX_SAMPLES", 1)  # drawing takes longer than training
     whole = carry_out(tmp_path / "whole", "Report")
     page = (whole.folder / "report.html").read_text()
     assert re.search(r"Augmented: .*labels [a-z ]+ 0\.\d\d, [a-z ]+ 0\.\d\d", page)
@@ -105,7 +107,8 @@ def test_chunks_and_a_restart_change_nothing(tmp_path: Path) -> None:
     assert len(expected) == 12
     carry_out(tmp_path / "resumed", epochs=1)
     assert losses(carry_out(tmp_path / "resumed", resume="auto")) == expected
-    assert losses(carry_out(tmp_path / "chunked", chunk=4)) == pytest.approx(expected, rel=1e-3)
+    chunked = losses(carry_out(tmp_path / "chunked", chunk=4, epochs=1))
+    assert chunked == pytest.approx(expected[:6], rel=1e-3)
 
 
 def losses_of_run(folder: Path) -> list[float]:
