@@ -3,6 +3,7 @@
 Files are found, and fetched if necessary, before a network is built; they are loaded into it afterwards.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -12,7 +13,7 @@ from torchvision.models import ResNeXt50_32X4D_Weights
 
 from .built_from import warn_of_other_arguments
 from .fetch import FetchError, RemoteFile, fetch
-from .loading import load_weights, read_state_dict, rename_to_fit
+from .loading import MisfitError, load_weights, read_state_dict, rename_to_fit
 from .releases import DEFAULT_ASSETS, RANDOM_INSTEAD, RELEASES, WeightsError, find_weights
 
 Pretrained: TypeAlias = bool | str | Path | Mapping[str, str | Path]
@@ -97,7 +98,15 @@ def load_sources(
     """
     if (file := sources.everything) is not None:
         warn_of_other_arguments(type(model), {**clip_args, **audio_args}, file)
-        load_weights(model, read_state_dict(file), source=file, allow_missing=(_BIASES,))
+        try:
+            load_weights(model, read_state_dict(file), source=file, allow_missing=(_BIASES,))
+        except MisfitError as error:
+            if not any(re.fullmatch(_BIASES, name) for name in error.gaps.unexpected):
+                raise
+            remedy = (
+                "Its similarities have biases: set logit_bias (in a protocol, Model.args.logit_bias) to -10."
+            )
+            raise MisfitError(f"{error}\n{remedy}", error.gaps) from None
     if (file := sources.clip) is not None:
         warn_of_other_arguments(type(model), clip_args, file)
         state = rename_to_fit(read_state_dict(file), model.state_dict(), source=file)
