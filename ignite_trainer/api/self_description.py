@@ -150,7 +150,8 @@ def place(dataset: Any, index: int) -> str:
 def labels(dataset: Any, index: int) -> Sequence[str] | None:
     """Return the labels of the sample at `index`, without reading it; None if the data set lists none."""
     describe = getattr(dataset, "listing", None)
-    return getattr(describe(index), "labels", None) if callable(describe) else None
+    names = getattr(describe(index), "labels", None) if callable(describe) else None
+    return (names,) if isinstance(names, str) else names  # a text is one label, not a label for each letter
 
 
 def record(dataset: Any, index: int) -> Mapping[str, str | int]:

@@ -178,7 +178,9 @@ class Setup(Section):
     @property
     def first_averaged_epoch(self) -> int | None:
         """First epoch, from 1, whose weights `swa` averages; None without `swa`."""
-        return None if self.swa is None else math.floor(self.swa * self.epochs + _ROUNDING) + 1
+        if self.swa is None:
+            return None
+        return min(math.floor(self.swa * self.epochs + _ROUNDING) + 1, max(1, self.epochs))
 
     @property
     def embeds_in_parts(self) -> bool:

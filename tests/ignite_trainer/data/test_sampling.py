@@ -87,6 +87,11 @@ def test_a_label_is_as_probable_as_any_other_if_each_sample_has_one() -> None:
     assert [found[:90].sum(), found[90:99].sum(), found[99]] == pytest.approx([1 / 3] * 3)
 
 
+def test_a_text_is_a_single_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labels, "listing", lambda _, index: Listing("", ["dog", "rain"][index % 2]))
+    assert BalancedSampling(Labels("", "", "")).probabilities.tolist() == pytest.approx([1 / 4, 1 / 2, 1 / 4])
+
+
 def test_the_frequencies_of_draws_are_the_probabilities() -> None:
     tones, draws = LabelledTones(), 200_000
     sampling = BalancedSampling(tones, draws=draws)

@@ -215,7 +215,10 @@ def test_a_state_restores_a_mean_before_and_after_it_begins(epochs: int) -> None
 
 @pytest.mark.parametrize(
     ("swa", "epochs", "first"),
-    [(0.0, 4, 1), (0.5, 4, 3), (0.75, 50, 38), (0.75, 1, 1), (0.29, 100, 30), (0.99, 3, 3), (None, 3, None)],
+    [
+        *((0.0, 4, 1), (0.5, 4, 3), (0.75, 50, 38), (0.75, 1, 1), (0.29, 100, 30), (0.99, 3, 3)),
+        *((1 - 1e-12, 10, 10), (None, 3, None)),
+    ],
 )
 def test_a_share_of_the_epochs_passes_before_averaging(swa: float, epochs: int, first: int | None) -> None:
     setup = validate(toy(Path("x"), Setup__swa=swa, Setup__epochs=epochs)).setup
