@@ -17,6 +17,7 @@ from model.audioclip import AudioCLIP
 from model.clip.texts import Text, tokens_of
 from model.esresnet.esresnext import AudioFeatures, ESResNeXt
 from model.esresnet.fbsp import SplineWavelets
+from model.esresnet.masks import SpectrogramMasks
 
 
 class PublishedAudioCLIP(AudioCLIP):
@@ -71,8 +72,11 @@ class PublishedTower(nn.Module):
         """Embed audio `[B, C, T]` in 16-bit units: features `[B, D]`."""
         return self._embed(audio, complex_wavelets(cast(SplineWavelets, self.fbsp)), check_units=check_units)
 
-    def forward_with_penalty(self, audio: Tensor, *, check_units: bool = True) -> AudioFeatures:
-        """Embed as `forward` does, and compute the wavelet-norm penalty."""
+    def forward_with_penalty(
+        self, audio: Tensor, *, check_units: bool = True, masks: SpectrogramMasks | None = None
+    ) -> AudioFeatures:
+        """Embed as `forward` does, and compute the wavelet-norm penalty; the published tower has no masks."""
+        assert masks is None
         fbsp = cast(SplineWavelets, self.fbsp)
         wavelets = complex_wavelets(fbsp)
         features = self._embed(audio, wavelets, check_units=check_units)
