@@ -64,6 +64,12 @@ def _section_problems(protocol: Protocol) -> list[str]:
             f"Setup.ema is {protocol.setup.ema} and Setup.swa is {protocol.setup.swa}, but only one average "
             "can be evaluated; set one of them to null."
         )
+    if protocol.setup.patience is not None and protocol.setup.swa is not None:
+        problems.append(
+            f"Setup.swa is {protocol.setup.swa}, a share of all epochs, but Setup.patience is "
+            f"{protocol.setup.patience}, which may end training before; average with Setup.ema, or set one "
+            "of them to null."
+        )
     if protocol.setup.samples_per_epoch is not None and protocol.setup.sampling != "balanced":
         problems.append(
             f"Setup.samples_per_epoch is {protocol.setup.samples_per_epoch}, but Setup.sampling is "

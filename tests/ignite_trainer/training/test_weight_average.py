@@ -283,6 +283,11 @@ def test_only_one_average_is_possible(tmp_path: Path) -> None:
         validate(toy(tmp_path, Setup__ema=0.9, Setup__swa=0.5))
 
 
+def test_training_that_may_end_early_has_no_share_of_epochs_to_average(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match=r"Setup\.patience is 3, which may end training before"):
+        validate(toy(tmp_path, Setup__swa=0.5, Setup__patience=3))
+
+
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, "0.5", True])
 def test_a_share_must_be_below_1(tmp_path: Path, share: Any) -> None:
     with pytest.raises(ProtocolError, match=r"Setup\.swa is "):
