@@ -145,10 +145,9 @@ class SplitLoader:
         on_device = len(steps)
         while on_device and isinstance(steps[on_device - 1][2], BatchTransform | MixingTransform):
             on_device -= 1
-        mixing = [transform for transform in transforms if isinstance(transform.apply, MixingTransform)]
-        for transform in mixing:
-            check_fields(dataset, where=transform.where)
-        self._mixes = bool(mixing)
+        for transform in transforms:
+            if isinstance(transform.apply, MixingTransform):
+                check_fields(dataset, where=transform.where)
         self._sample_steps = steps[:on_device]
         self._batch_steps = steps[on_device:]
         self._workers = min(workers, _processors())
@@ -219,7 +218,7 @@ class SplitLoader:
 
     def _partner(self, index: int, epoch: int) -> list[Reference]:
         """Return the sample that a sample is mixed with in an epoch, if there is one."""
-        if not self._mixes:
+        if not any(isinstance(transform, MixingTransform) for _, _, transform in self._batch_steps):
             return []
         order = (self._streamed or self._order).indices(epoch)
         place = place_of_partner(index, order, batch_size=self._order.batch_size)
