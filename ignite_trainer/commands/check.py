@@ -176,7 +176,7 @@ class Checker:
         return _ModelCheck(tuple(damaged_weights(model)), ", ".join(files), ModelSize.of(model))
 
     def _examine(self, run: Blueprint) -> list[Finding]:
-        """Check the task, evaluations and metrics of a run whose parts can all be built."""
+        """Check the task, evaluations, metrics and transforms of a run whose parts can all be built."""
         setup = run.protocol.setup.model_dump(exclude={"seed"})
         key = (*_model_key(run), *_data_key(run), run.protocol.to_json()["Metrics"], setup)
         findings, problems = self._once("Task", lambda: examine(run, self._build_model(run)), *key)

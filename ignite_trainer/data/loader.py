@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import methodcaller
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from ignite_trainer.api.batch import (
     slice_batch,
 )
 from ignite_trainer.api.randomness import SampleRandom
-from ignite_trainer.api.self_description import look_at, sample_name
+from ignite_trainer.api.self_description import look_at, sample_name, samples_to_check
 from ignite_trainer.api.streamed import Streamed
 from ignite_trainer.data.mixing import check_fields, mix, place_of_partner
 from ignite_trainer.data.samples import (
@@ -35,13 +37,14 @@ from ignite_trainer.data.samples import (
     UnreadableSamples,
     collate_read,
     first_readable,
+    not_an_array,
     read_readable,
 )
 from ignite_trainer.data.sampling import BalancedSampling
 from ignite_trainer.data.streams import BatchNumbers, BatchPlan, EpochOrder, StreamedBatches, usable_workers
 from ignite_trainer.data.transfer import BatchReader, Sent, Transfer, on_tensor, one_ahead
 from ignite_trainer.support.distributed import rank
-from ignite_trainer.support.errors import ProtocolError, suggest
+from ignite_trainer.support.errors import ProtocolError, SampleUnreadable, suggest
 from ignite_trainer.support.signals import leave_signals_to_parent
 
 _TASK_STREAM = 2**30  # beyond any transform's position
@@ -139,11 +142,11 @@ class SplitLoader:
         self._epoch = 0
         self._start = 0
         steps: list[PlacedTransform] = [
-            (_field_index(dataset, transform), position, transform.apply)
+            PlacedTransform(transform.apply, _field_index(dataset, transform), position, transform.where)
             for position, transform in enumerate(transforms)
         ]
         on_device = len(steps)
-        while on_device and isinstance(steps[on_device - 1][2], BatchTransform | MixingTransform):
+        while on_device and isinstance(steps[on_device - 1].apply, BatchTransform | MixingTransform):
             on_device -= 1
         for transform in transforms:
             if isinstance(transform.apply, MixingTransform):
@@ -200,11 +203,41 @@ class SplitLoader:
         If the epoch has the sample several times, it is augmented as for the first time.
 
         Raises:
-            ProtocolError: The sample cannot be read.
+            SampleUnreadable: The sample cannot be read.
         """
-        steps = self._sample_steps if transformed else []
-        samples = TransformedSamples(self.dataset, steps, self._seed, self._draws)
-        references = [Reference(epoch, index), *(self._partner(index, epoch) if transformed else [])]
+        if not transformed:
+            return self._one([Reference(epoch, index)], [], [])
+        references = [Reference(epoch, index), *self._partner(index, epoch)]
+        return self._one(references, self._sample_steps, self._batch_steps)
+
+    def try_transforms(self) -> None:
+        """Try each transform on a readable sample that has its field.
+
+        Raises:
+            ProtocolError: A transform fails.
+        """
+        steps = [
+            [step._replace(is_tried=True) for step in steps]
+            for steps in (self._sample_steps, self._batch_steps)
+        ]
+        untried = {step.field for step in chain(*steps)}
+        for index in samples_to_check(len(self.dataset)):  # type: ignore[arg-type]
+            if not untried:
+                return
+            with contextlib.suppress(SampleUnreadable):
+                # If samples are mixed, this one is mixed with itself: its partner may take long to read.
+                sample = self._one([Reference(1, index, time) for time in range(1 + self._mixes)], *steps)
+                untried = {field for field in untried if sample[field] is None}
+
+    def _one(
+        self,
+        references: Sequence[Reference],
+        sample_steps: list[PlacedTransform],
+        batch_steps: Sequence[PlacedTransform],
+    ) -> Any:
+        """Load the first of the references as a batch of size 1; see `one`."""
+        epoch, index, _ = references[0]
+        samples = TransformedSamples(self.dataset, sample_steps, self._seed, self._draws)
         read = collate_read(
             [
                 samples.load(reference, partial(look_at, self.dataset, reference.position))
@@ -212,13 +245,17 @@ class SplitLoader:
             ]
         )
         if index in (errors := dict(read.failed)):
-            raise ProtocolError(f"{sample_name(self.dataset, index)} cannot be read: {errors[index]}")
+            raise SampleUnreadable(f"{sample_name(self.dataset, index)} cannot be read: {errors[index]}")
         read = read._replace(sample=self._to_device(read.sample))
-        return self._finish(read, epoch, self._batch_steps if transformed else [], rows=slice(0, 1)).sample
+        return self._finish(read, epoch, batch_steps, rows=slice(0, 1)).sample
+
+    @property
+    def _mixes(self) -> bool:
+        return any(isinstance(step.apply, MixingTransform) for step in self._batch_steps)
 
     def _partner(self, index: int, epoch: int) -> list[Reference]:
         """Return the sample that a sample is mixed with in an epoch, if there is one."""
-        if not any(isinstance(transform, MixingTransform) for _, _, transform in self._batch_steps):
+        if not self._mixes:
             return []
         order = (self._streamed or self._order).indices(epoch)
         place = place_of_partner(index, order, batch_size=self._order.batch_size)
@@ -306,12 +343,13 @@ class SplitLoader:
         )
         fields = list(read.sample)
         with record_function("step/augmentation"):
-            for index, position, transform in steps:
-                streams = random.stream(position)
-                if isinstance(transform, MixingTransform):
-                    fields = mix(fields, index, transform, streams, read)
-                else:
-                    fields[index] = _transformed(fields[index], transform, streams)
+            for step in steps:
+                streams = random.stream(step.position)
+                with step.named():
+                    if isinstance(step.apply, MixingTransform):
+                        fields = mix(fields, step.field, step.apply, streams, read)
+                    else:
+                        fields[step.field] = _transformed(fields[step.field], step.apply, streams)
         sample = rebuild(read.sample, fields)
         if rows is not None:
             read, sample = read._replace(indices=read.indices[rows]), slice_batch(sample, rows)
@@ -333,7 +371,9 @@ def _same(batch: Any) -> Any:
 
 def _transformed(field: Any, transform: Any, random: SampleRandom) -> Any:
     if isinstance(field, PartialBatch):
-        return field._replace(values=transform.batch(field.values, random.select(field.rows)))
+        return field._replace(values=_transformed(field.values, transform, random.select(field.rows)))
+    if field is not None and not isinstance(field, PaddedBatch):
+        raise not_an_array(field[0])
     return None if field is None else transform.batch(field, random)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ignite_trainer.api.batch import (
     Mixed,
     MixingTransform,
+    PaddedBatch,
     PartialBatch,
     collate_field,
     field_values,
@@ -19,7 +20,7 @@ from ignite_trainer.api.batch import (
 )
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.streamed import Indices
-from ignite_trainer.data.samples import LoadedBatch, first_readable
+from ignite_trainer.data.samples import LoadedBatch, first_readable, not_an_array
 from ignite_trainer.support.errors import ProtocolError
 
 
@@ -40,6 +41,8 @@ def mix(
     partners = _partners(fields[at], [fields[index] for index in lists], read.places)
     shares = torch.ones(count, dtype=torch.float64)
     if (values := field_values(fields[at])) is not None:
+        if not isinstance(values, PaddedBatch):
+            raise not_an_array(values[0])
         rows = rows_with_field(fields[at], count)
         within = torch.searchsorted(rows, partners[rows])
         values, shares[rows] = transform(values, within, random.select(rows))

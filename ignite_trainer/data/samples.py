@@ -19,14 +19,42 @@ from ignite_trainer.api.batch import BatchTransform, collate, draw_alternatives,
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.api.self_description import listing, look_at, sample_name, samples_to_check
 from ignite_trainer.support.distributed import all_gather
-from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnreadable
+from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnreadable, described
 from ignite_trainer.support.memory import is_out_of_memory
 
 _BUGS = (ProtocolError, NotImplementedError, RecursionError)
 _KEPT = "The results of finished epochs are kept."
 
-PlacedTransform = tuple[int, int, Callable[..., Any]]
-"""Index of a field in the sample, position of a transform in the pipeline, and the transform."""
+
+class PlacedTransform(NamedTuple):
+    """A transform in the pipeline.
+
+    Attributes:
+        apply: the transform.
+        field: index of the field that it acts on.
+        position: its position in the pipeline.
+        where: its JSON path.
+        is_tried: whether this is a trial, in which errors become a ProtocolError with the path; in a run,
+            they remain as they are.
+    """
+
+    apply: Callable[..., Any]
+    field: int = 0
+    position: int = 0
+    where: str = "Transforms"
+    is_tried: bool = False
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Add the path to errors if the transform is tried, unless they are about the sample."""
+        try:
+            yield
+        except (ProtocolError, SampleUnreadable):
+            raise
+        except Exception as error:
+            if not self.is_tried or is_out_of_memory(error):
+                raise
+            raise ProtocolError(f"{self.where}: {described(error)}") from error
 
 
 class Reference(NamedTuple):
@@ -94,9 +122,10 @@ class TransformedSamples(Dataset[Any]):
         streams = SampleRandom.of(seed=self.seed, epoch=epoch, indices=[index], repetitions=[repetition])
         fields = draw_alternatives(sample, streams) if self.draws else list(sample)
         try:
-            for field, position, transform in self.steps:
-                if fields[field] is not None:
-                    fields[field] = _transform_one(transform, fields[field], streams.stream(position))
+            for step in self.steps:
+                if (value := fields[step.field]) is not None:
+                    with step.named():
+                        fields[step.field] = _transform_one(step.apply, value, streams.stream(step.position))
         except SampleUnreadable as error:
             return reference, Unreadable(index, str(error))
         return reference, rebuild(sample, fields)
@@ -245,6 +274,12 @@ class UnreadableSamples:
             )
 
 
+def not_an_array(value: Any) -> ValueError:
+    """Make the error about a value that a transform of whole batches cannot take."""
+    kind = "number" if isinstance(value, int | float) or hasattr(value, "ndim") else type(value).__name__
+    return ValueError(f"it transforms arrays, but its field has values of type {kind}.")
+
+
 def _loaded(
     references: Sequence[Reference], sample: Any, failed: list[Unreadable], places: Sequence[int]
 ) -> LoadedBatch:
@@ -254,6 +289,8 @@ def _loaded(
 
 def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:
     if isinstance(transform, BatchTransform):
+        if not getattr(value, "ndim", 0):
+            raise not_an_array(value)
         return transform(torch.as_tensor(value), streams)
     with _global_seed(streams.seeds()[0]):
         return transform(value)

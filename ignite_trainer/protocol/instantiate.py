@@ -10,12 +10,11 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from ignite_trainer.protocol.sections import ClassSpec
-from ignite_trainer.support.errors import ProtocolError, RunFailed, suggest
+from ignite_trainer.support.errors import ProtocolError, RunFailed, described, suggest
 
 TRUSTED_PACKAGES = frozenset(
     {"ignite_trainer", "model", "utils", "torch", "torchvision", "torchaudio", "ignite"}
@@ -130,10 +129,7 @@ def build(target: Callable[..., T], args: Mapping[str, Any], *positional: Any, w
     except (ProtocolError, RunFailed):
         raise
     except Exception as error:
-        message = str(error).strip()
-        if not message or not isinstance(error, ValueError | OSError):
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            message = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+        message = described(error)
         is_of_argument = message.split(maxsplit=1)[0].split(".")[0] in args
         raise ProtocolError(f"{where}.args.{message}" if is_of_argument else f"{where}: {message}") from error
 

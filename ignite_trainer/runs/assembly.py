@@ -144,7 +144,7 @@ def _build_rest(
     plan = plan_training(blueprint, model)
     optimizer, scheduler = build_optimization(blueprint, plan, rate=rate, batches=len(loaders.training))
     average = average_weights(setup, model, plan, optimizer) if optimizer else None
-    raise_errors(check(blueprint, built, model, loaders.training, plan, device=device))
+    raise_errors(check(blueprint, built, model, loaders, plan, device=device))
     return Parts(
         device=device,
         sizes={split: len(dataset) for split, dataset in built.datasets.items()},

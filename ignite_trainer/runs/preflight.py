@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from ignite_trainer.api.self_description import (
     sources_remedy,
 )
 from ignite_trainer.api.task import EmbeddingTask
-from ignite_trainer.data.loader import SplitLoader
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
-from ignite_trainer.runs.construction import Built, build_loaders, build_quickly
+from ignite_trainer.runs.construction import Built, Loaders, build_loaders, build_quickly
 from ignite_trainer.runs.model_preparation import plan_training
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.errors import ProtocolError
@@ -45,15 +45,15 @@ def examine(blueprint: Blueprint, model: nn.Module) -> list[Finding]:
             Finding(
                 severity="warning",
                 what=f"{blueprint.protocol.dataset.path} was not prepared, as that may take long, and "
-                "returns no samples unprepared. Not checked: samples, the task, evaluations, metrics, fields "
-                "of transforms.",
+                "returns no samples unprepared. Not checked: samples, the task, evaluations, metrics, "
+                "transforms.",
                 remedy="Give it a method look_at(index) that reads one sample without prepare, or start the "
                 "run, which checks them once the data set is prepared.",
             )
         ]
-    training = build_loaders(blueprint, built, seed=0, device=cpu).training
+    loaders = build_loaders(blueprint, built, seed=0, device=cpu)
     plan = plan_training(blueprint, model)
-    found = check(blueprint, built, model, training, plan, device=cpu)
+    found = check(blueprint, built, model, loaders, plan, device=cpu)
     return [*found, *(finding for each in built.task.other_models for finding in damaged_weights(each))]
 
 
@@ -75,12 +75,12 @@ def check(
     blueprint: Blueprint,
     built: Built,
     model: nn.Module,
-    training: SplitLoader,
+    loaders: Loaders,
     plan: ParameterPlan,
     *,
     device: torch.device,
 ) -> list[Finding]:
-    """Prepare the task and the evaluations, and find errors that would stop a run later.
+    """Prepare the task and the evaluations, try the transforms, and find errors that would stop a run later.
 
     Raises:
         ProtocolError: The task cannot work with the model and the data.
@@ -88,14 +88,22 @@ def check(
     setup, task = blueprint.protocol.setup, built.task
     train, test = built.datasets["train"], built.datasets["test"]
     build(task.prepare, {"train": train, "test": test}, model, where="Task")
+    trials: list[Callable[[], object]] = [
+        partial(build, evaluation.prepare, {"test": test}, model, task, where=f"Evaluations.{name}")
+        for name, evaluation in built.evaluations.items()
+    ]
+    read = [loader for split, loader in loaders.evaluation.items() if split != "train"]
+    if setup.epochs:
+        read += [loaders.training, *([] if setup.skip_train_evaluation else [loaders.evaluation["train"]])]
+    trials += [partial(build, loader.try_transforms, {}, where="Dataset") for loader in read]
     problems = []
-    for name, evaluation in built.evaluations.items():
+    for trial in trials:
         try:
-            build(evaluation.prepare, {"test": test}, model, task, where=f"Evaluations.{name}")
+            trial()
         except ProtocolError as error:
             problems += error.problems
     problems += try_metrics(blueprint, task.example_outputs())
-    found = [Finding(severity="error", what=problem) for problem in problems]
+    found = [Finding(severity="error", what=problem) for problem in dict.fromkeys(problems)]
     if setup.epochs and setup.batch_of_all(world_size(), train=True) == 1 and isinstance(task, EmbeddingTask):
         what = "Setup.batch_train is 1, but the loss compares the samples in a batch with each other."
         found.append(Finding(severity="warning", what=what, remedy="Raise it with -b."))
@@ -110,7 +118,8 @@ def check(
         found += build(ask, {"train": None, "test": built.datasets["validation"]}, where="Task")
     if setup.epochs:
         found += shared_recordings(train, test)
-    refuse_single_values(task, model, plan, training, setup, device=device)
+    if not problems:
+        refuse_single_values(task, model, plan, loaders.training, setup, device=device)
     return found
 
 

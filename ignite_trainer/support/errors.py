@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def _readable(problem: str) -> str:
 
 
 class SampleUnreadable(ValueError):
-    """Part of a sample, read on demand, cannot be read; the whole sample counts as unreadable."""
+    """A sample, or a part of it that is read on demand, cannot be read; the whole sample is unreadable."""
 
 
 class RunFailed(RuntimeError):
@@ -76,6 +77,15 @@ def suggest(name: str, allowed: Iterable[str]) -> str:
     if len(allowed) > _MAX_LISTED:
         allowed = [*allowed[:_MAX_LISTED], f"and {len(allowed) - _MAX_LISTED} more"]
     return f"allowed: {', '.join(allowed)}." if allowed else "nothing is allowed here."
+
+
+def described(error: Exception) -> str:
+    """Return an error's message; if it is not meant for users, also its type and the line of code."""
+    message = str(error).strip()
+    if message and isinstance(error, ValueError | OSError):
+        return message
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
 
 
 def first_line(reason: object) -> str:

@@ -24,7 +24,7 @@ from ignite_trainer.data.loader import Batch, SplitLoader
 from ignite_trainer.protocol.sections import Setup
 from ignite_trainer.support import random_state
 from ignite_trainer.support.distributed import all_gather, world_size
-from ignite_trainer.support.errors import ProtocolError, RunFailed
+from ignite_trainer.support.errors import ProtocolError, RunFailed, SampleUnreadable
 from ignite_trainer.support.memory import is_out_of_memory
 from ignite_trainer.training.batch_norm import SynchronisedBatchNorm
 from ignite_trainer.training.forward import JointResult, autocast, parts_of
@@ -135,7 +135,7 @@ def refuse_single_values(
         for index in samples_to_check(len(training.dataset)):  # type: ignore[arg-type]
             try:
                 sample = training.one(index, epoch=0)
-            except ProtocolError:  # unreadable
+            except SampleUnreadable:
                 continue
             if _arrays(sample).keys() <= known:
                 continue

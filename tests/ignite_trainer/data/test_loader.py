@@ -18,7 +18,7 @@ from toy_research.signals import Tones
 from ignite_trainer.api.batch import BatchTransform, PaddedBatch
 from ignite_trainer.api.randomness import SampleRandom
 from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
-from ignite_trainer.data.samples import Reference, TransformedSamples
+from ignite_trainer.data.samples import PlacedTransform, Reference, TransformedSamples
 from ignite_trainer.support.errors import ProtocolError
 from tests.ignite_trainer.data import loading
 from tests.ignite_trainer.data.loading import epoch
@@ -171,7 +171,7 @@ def test_the_states_of_global_generators_are_restored() -> None:
     def states() -> tuple[Any, ...]:
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]  # noqa: NPY002
 
-    samples = TransformedSamples(Tones(), [(0, 0, GlobalHiss())], seed=5)
+    samples = TransformedSamples(Tones(), [PlacedTransform(GlobalHiss())], seed=5)
     before = states()
     samples[Reference(1, 0)]
     assert states() == before
@@ -182,7 +182,7 @@ def test_the_states_of_global_generators_are_restored() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        TransformedSamples(Tones(), [(0, 0, failing)], seed=5)[Reference(1, 0)]
+        TransformedSamples(Tones(), [PlacedTransform(failing)], seed=5)[Reference(1, 0)]
     assert states() == before
 
 
@@ -361,3 +361,20 @@ def test_a_field_that_is_always_none_cannot_be_transformed() -> None:
         'Transforms[0].field is "nothing", which is None in all of the samples checked, so there is nothing '
         "to transform."
     )
+
+
+def test_transforms_are_tried_on_readable_samples_that_have_their_fields() -> None:
+    class Sparse(Samples):
+        def __getitem__(self, index: int) -> Any:
+            if index in (0, 3):
+                raise OSError(f"{index} is cut off")
+            return super().__getitem__(index)
+
+    def record(value: Any) -> Any:
+        tried.append(float(value.flat[0]))
+        return value
+
+    tried: list[float] = []
+    dataset = Sparse([Pair(None if n < 2 else np.full((1, 3), n), np.full((1, 4), n)) for n in range(6)])
+    loader(on("sound", record), on("image", record), dataset=dataset).try_transforms()
+    assert tried == [1, 2, 2]

@@ -25,11 +25,11 @@ from ignite_trainer.api.batch import (
     slice_batch,
 )
 from ignite_trainer.api.randomness import SampleRandom
-from ignite_trainer.data.loader import Batch, SplitLoader
+from ignite_trainer.data.loader import Batch, FieldTransform, SplitLoader
 from ignite_trainer.data.mixing import mixtures
 from ignite_trainer.data.samples import UnreadableSamples
 from ignite_trainer.runs.construction import build_transforms, require_even_parts
-from ignite_trainer.support.errors import ProtocolError
+from ignite_trainer.support.errors import ProtocolError, SampleUnreadable
 from ignite_trainer.training.forward import _share
 from tests.ignite_trainer.data import loading
 
@@ -233,7 +233,7 @@ def test_one_sample_is_mixed_as_in_its_epoch(kind: type[Scenes], batch_size: int
             assert len(sample.picture) == 1
             assert float(sample.picture[0, 0, 0]) == index
     assert single.one(0, epoch=1, transformed=False).names == [["name 0"]]
-    with pytest.raises(ProtocolError, match="11 cannot be read: 11 is cut off"):
+    with pytest.raises(SampleUnreadable, match="11 cannot be read: 11 is cut off"):
         single.one(11, epoch=1)
 
 
@@ -308,6 +308,14 @@ def test_samples_in_which_nothing_would_record_the_mixture_cannot_be_mixed() -> 
     unlabelled: Any = [Scene(np.zeros((1, 3), np.float32), None, None)]
     with pytest.raises(ProtocolError, match=r"they have no labels or texts, in which the shares"):
         loading.loader(unlabelled, Blend())
+
+
+def test_a_field_without_arrays_cannot_be_mixed() -> None:
+    on_names = FieldTransform(apply=Blend(), field="names", where="Transforms[1]")
+    with pytest.raises(ProtocolError) as caught:
+        loader(Hiss(), on_names).try_transforms()
+    assert str(caught.value) == "Transforms[1]: it transforms arrays, but its field has values of type list."
+    loader(Hiss(), Blend(), dataset=Scenes(gone=[0])).try_transforms()
 
 
 BLEND = {"class": "toy_research.augment.Blend", "test": False}

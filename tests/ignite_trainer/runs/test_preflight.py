@@ -30,6 +30,11 @@ def check(command: Command) -> Check:
     return check
 
 
+FIT = {"class": "toy_research.augment.Fit", "args": {"length": 16}}
+REVERSE = {"class": "toy_research.augment.reverse_name"}
+HISS = {"class": "toy_research.augment.Hiss"}
+
+
 def line(path: str, **args: Any) -> dict[str, Any]:
     label = {"line_label": "Val. Acc.", "class": "ignite.metrics.Accuracy", "is_checkpoint": True}
     return {"Performance": {"lines": [label, {"line_label": "Other", "class": path, "args": args}]}}
@@ -47,6 +52,18 @@ def line(path: str, **args: Any) -> dict[str, Any]:
         (
             {"Task": {"class": "toy_research.lonely.Finicky", "args": {"errors": 2}}},
             "A tone is flat. (2 times)",
+        ),
+        (
+            {"Transforms": [FIT, {**HISS, "field": "name"}]},
+            "Transforms[1]: it transforms arrays, but its field has values of type str.",
+        ),
+        (
+            {"Transforms": [FIT, {**HISS, "field": "weight"}, {"class": "toy_research.augment.scale"}]},
+            "Transforms[1]: it transforms arrays, but its field has values of type number.",
+        ),
+        (
+            {"Transforms": [FIT, {**REVERSE, "field": "target", "train": False}]},
+            "Transforms[1]: TypeError: 'int' object is not subscriptable (",
         ),
     ],
 )
@@ -121,7 +138,7 @@ def test_a_check_lists_omitted_checks_without_preparing_the_data_set(check: Chec
     status, report = check(Dataset=data)
     assert status == 0
     assert "warning: toy_research.failing.Prepared was not prepared" in report
-    assert "Not checked: samples, the task, evaluations, metrics, fields of transforms." in report
+    assert "Not checked: samples, the task, evaluations, metrics, transforms." in report
     assert not (tmp_path / "prepared").exists()
     assert "fewer than one batch" in check(Dataset=data, Setup__batch_train=1000)[1]
 

@@ -135,5 +135,5 @@ def test_a_field_that_only_the_last_samples_have_is_found() -> None:
 
 def test_a_defect_in_the_data_set_is_not_an_unreadable_sample(tmp_path: Path) -> None:
     faulty = {"class": ONE_BY_ONE, "args": {"fold": 1, "spread": None}}
-    with pytest.raises(TypeError):
+    with pytest.raises(ProtocolError, match=r"^Dataset: TypeError: .*signals\.py, line \d+\)$"):
         run_toy(tmp_path, Dataset=faulty, Faults={"unreadable": "skip", "unreadable_at_most": 0.9})
