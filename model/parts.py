@@ -45,7 +45,7 @@ class PairLoss:
             a column has the mean of their weights.
         label_smoothing: share e of the uniform distribution in the target distributions, at least 0 and less
             than 1: a target T becomes (1 - e) T + e / B (arXiv 1512.00567, section 7). With "sigmoid", this
-            applies to the probability of a match, and 1 / B is the fraction of pairs that match.
+            applies to each pair's probability of a match.
     """
 
     batch: int

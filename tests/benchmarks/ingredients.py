@@ -5,9 +5,9 @@ Run by hand; each run of 12 epochs takes about 4 minutes on one core:
     python tests/benchmarks/ingredients.py results/ingredients --root data/ESC-10 --jobs 2 \
         --picture assets/ingredients.png
 
-The quickstart's small network is trained from random weights on the folds of ESC-10, with the same number of
-steps in every run; other arguments are passed on to every run. Finished runs are not repeated, and stopped
-runs continue, so a stopped command can be repeated. The table is printed as Markdown.
+The quickstart's small network is trained from random weights on the folds of ESC-10, with AdamW and the same
+number of steps in every run; other arguments are passed on to every run. Finished runs are not repeated, and
+stopped runs continue, so a stopped command can be repeated. The table is printed as Markdown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from ignite_trainer.api import file_names  # noqa: E402
 from ignite_trainer.reporters.drawing import COLOURS, GREY, dress, new_figure, save  # noqa: E402
 
-PUBLISHED = "published recipe"
+PUBLISHED = "published recipe with AdamW"
 MODERN = "modern recipe"
 
 WITHOUT = {

@@ -43,8 +43,8 @@ class AudioTextContrastive(ContrastiveTask):
         reduction: reduction of the loss over pairs of modalities: "factorial", as published, or "mean", which
             is the same for a single pair.
         label_smoothing: share of the uniform distribution over the batch in the target distributions, at
-            least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability of
-            a match from 0 towards the fraction of pairs that match.
+            least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this moves each target towards
+            1 / B.
         loss: "softmax", as published, or "sigmoid", which classifies each pair of a clip and a text as
             matching or not (SigLIP, arXiv 2303.15343), for models with `logit_bias`.
         block: number of a process's samples to compare at a time; their similarities are computed again in

@@ -59,8 +59,8 @@ class Contrastive(ContrastiveTask):
         reduction: reduction of the loss over n pairs of modalities: "mean", or, as published, "factorial":
             the sum divided by n!.
         label_smoothing: share of the uniform distribution over a pair's samples in the target distributions,
-            at least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this raises the probability
-            of a match from 0 towards the fraction of pairs that match.
+            at least 0 and less than 1 (arXiv 1512.00567). With the sigmoid loss, this moves each target
+            towards 1 / B.
         loss: "softmax", as published, or "sigmoid", which classifies each pair of samples as matching or not
             (SigLIP, arXiv 2303.15343), for models with `logit_bias`.
         block: number of a process's samples to compare at a time; their similarities are computed again in
