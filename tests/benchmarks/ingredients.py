@@ -2,7 +2,7 @@
 
 Run by hand; each run of 12 epochs takes about 4 minutes on one core:
 
-    python tests/benchmarks/ingredients.py results/ingredients --root data/ESC-10 --jobs 2 \
+    python tests/benchmarks/ingredients.py results/ingredients --root data/ESC-50 --jobs 2 \
         --picture assets/ingredients.png
 
 The quickstart's small network is trained from random weights on the folds of ESC-10, with AdamW and the same
@@ -43,7 +43,7 @@ WITHOUT = {
     "spectrogram masks": "--Task.args.spectrogram_masks null",
     "label smoothing": "--Task.args.label_smoothing 0",
     "layer-wise decay": "--Parameters.1.depth_decay null",
-    "exempt from weight decay": "--Parameters.1.weight_decay_of all",
+    "exemption from weight decay": "--Parameters.1.weight_decay_of all",
     "gradient clipping": "--Parameters.1.max_gradient_norm null",
     "warm-up and cosine": """--Scheduler '{"class": "torch.optim.lr_scheduler.ExponentialLR",
         "args": {"gamma": 0.85}}'""",
@@ -107,7 +107,7 @@ def by_fold(accuracies: Mapping[tuple[int, int], float], folds: Sequence[int]) -
 def table(accuracies: Accuracies, folds: Sequence[int]) -> str:
     """Lay out accuracies, and differences from the modern recipe in the same fold, as a Markdown table."""
     lines = [
-        f"| | {' | '.join(f'fold {fold}' for fold in folds)} | mean ± sd | less the modern recipe |",
+        f"| | {' | '.join(f'fold {fold}' for fold in folds)} | mean ± sd | minus the modern recipe |",
         "|---" * (len(folds) + 3) + "|",
     ]
     modern = by_fold(accuracies[MODERN], folds)

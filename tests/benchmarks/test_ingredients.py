@@ -46,7 +46,7 @@ def test_the_table_compares_means_over_seeds_fold_by_fold() -> None:
     modern = {(1, 1): 50.0, (1, 2): 60.0, (2, 1): 54.0, (2, 2): 62.0}
     other = {(1, 1): 51.0, (1, 2): 52.0, (2, 1): 53.0, (2, 2): 52.0}
     lines = ingredients.table({ingredients.MODERN: modern, "without it": other}, [1, 2]).splitlines()
-    assert lines[0] == "| | fold 1 | fold 2 | mean ± sd | less the modern recipe |"
+    assert lines[0] == "| | fold 1 | fold 2 | mean ± sd | minus the modern recipe |"
     assert lines[2] == "| modern recipe | 52.0 | 61.0 | 56.5 ± 6.4 % |  |"
     # differences: 0 and -9
     assert lines[3] == "| without it | 52.0 | 52.0 | 52.0 ± 0.0 % | -4.5 ± 6.4 |"
