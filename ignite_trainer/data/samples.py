@@ -49,10 +49,10 @@ class PlacedTransform(NamedTuple):
         """Add the path to errors if the transform is tried, unless they are about the sample."""
         try:
             yield
-        except (ProtocolError, SampleUnreadable):
+        except SampleUnreadable:
             raise
         except Exception as error:
-            if not self.is_tried or is_out_of_memory(error):
+            if not self.is_tried:
                 raise
             raise ProtocolError(f"{self.where}: {described(error)}") from error
 
@@ -289,9 +289,13 @@ def _loaded(
 
 def _transform_one(transform: Callable[..., Any], value: Any, streams: SampleRandom) -> Any:
     if isinstance(transform, BatchTransform):
-        if not getattr(value, "ndim", 0):
+        try:
+            array = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise not_an_array(value) from None
+        if not array.ndim:
             raise not_an_array(value)
-        return transform(torch.as_tensor(value), streams)
+        return transform(array, streams)
     with _global_seed(streams.seeds()[0]):
         return transform(value)
 

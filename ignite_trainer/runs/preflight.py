@@ -88,22 +88,16 @@ def check(
     setup, task = blueprint.protocol.setup, built.task
     train, test = built.datasets["train"], built.datasets["test"]
     build(task.prepare, {"train": train, "test": test}, model, where="Task")
-    trials: list[Callable[[], object]] = [
+    problems = _problems(
         partial(build, evaluation.prepare, {"test": test}, model, task, where=f"Evaluations.{name}")
         for name, evaluation in built.evaluations.items()
-    ]
+    )
     read = [loader for split, loader in loaders.evaluation.items() if split != "train"]
     if setup.epochs:
         read += [loaders.training, *([] if setup.skip_train_evaluation else [loaders.evaluation["train"]])]
-    trials += [partial(build, loader.try_transforms, {}, where="Dataset") for loader in read]
-    problems = []
-    for trial in trials:
-        try:
-            trial()
-        except ProtocolError as error:
-            problems += error.problems
-    problems += try_metrics(blueprint, task.example_outputs())
-    found = [Finding(severity="error", what=problem) for problem in dict.fromkeys(problems)]
+    untransformed = _problems(partial(build, loader.try_transforms, {}, where="Dataset") for loader in read)
+    problems += [*untransformed, *try_metrics(blueprint, task.example_outputs())]
+    found = [Finding(severity="error", what=problem) for problem in problems]
     if setup.epochs and setup.batch_of_all(world_size(), train=True) == 1 and isinstance(task, EmbeddingTask):
         what = "Setup.batch_train is 1, but the loss compares the samples in a batch with each other."
         found.append(Finding(severity="warning", what=what, remedy="Raise it with -b."))
@@ -118,9 +112,20 @@ def check(
         found += build(ask, {"train": None, "test": built.datasets["validation"]}, where="Task")
     if setup.epochs:
         found += shared_recordings(train, test)
-    if not problems:
+    if not untransformed:
         refuse_single_values(task, model, plan, loaders.training, setup, device=device)
     return found
+
+
+def _problems(trials: Iterable[Callable[[], object]]) -> list[str]:
+    """Return the different problems of the trials that raise a ProtocolError."""
+    found: list[str] = []
+    for trial in trials:
+        try:
+            trial()
+        except ProtocolError as error:
+            found += error.problems
+    return list(dict.fromkeys(found))
 
 
 def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:

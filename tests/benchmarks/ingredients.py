@@ -95,7 +95,7 @@ def train(folder: Path, variant: Variant, words: Sequence[str]) -> None:
 def accuracy(folder: Path) -> float | None:
     """Return the accuracy of a run after its last epoch, in per cent; None if it has not finished."""
     for result in folder.glob(f"*/*/{file_names.RESULT}"):
-        return 100.0 * float(json.loads(result.read_text())["last"]["Val. Acc."])
+        return round(100.0 * float(json.loads(result.read_text())["last"]["Val. Acc."]), 4)
     return None
 
 

@@ -378,3 +378,9 @@ def test_transforms_are_tried_on_readable_samples_that_have_their_fields() -> No
     dataset = Sparse([Pair(None if n < 2 else np.full((1, 3), n), np.full((1, 4), n)) for n in range(6)])
     loader(on("sound", record), on("image", record), dataset=dataset).try_transforms()
     assert tried == [1, 2, 2]
+
+    def refuse(_: Any) -> None:
+        raise ProtocolError("it has 2 channels")
+
+    with pytest.raises(ProtocolError, match=r"^Transforms\[0\]: it has 2 channels$"):
+        loader(on("image", refuse), dataset=dataset).try_transforms()
