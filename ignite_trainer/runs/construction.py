@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -160,6 +160,17 @@ def build_loaders(blueprint: Blueprint, built: Built, *, seed: int, device: torc
     return Loaders(load("train", train=True), {split: load(split, train=False) for split in datasets})
 
 
+def try_each(steps: Iterable[Callable[[], Any]]) -> tuple[list[Any], list[str]]:
+    """Run all steps; return the results, and the problems of those that raise a ProtocolError."""
+    results, problems = [], []
+    for step in steps:
+        try:
+            results.append(step())
+        except ProtocolError as error:
+            problems += error.problems
+    return results, problems
+
+
 def require_a_batch(blueprint: Blueprint, samples: int) -> None:
     """Raise a ProtocolError if an epoch of a training split with `samples` samples has no complete batch."""
     setup = blueprint.protocol.setup
@@ -261,12 +272,7 @@ def _build_evaluations(blueprint: Blueprint) -> dict[str, Evaluation]:
 
 def _try_all(*steps: Callable[[], Any]) -> list[Any]:
     """Run all steps and return their results; raise a single ProtocolError that lists all problems."""
-    results, problems = [], []
-    for step in steps:
-        try:
-            results.append(step())
-        except ProtocolError as error:
-            problems += error.problems
+    results, problems = try_each(steps)
     if problems:
         raise ProtocolError(problems)
     return results

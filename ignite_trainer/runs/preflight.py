@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from ignite_trainer.api.self_description import (
 from ignite_trainer.api.task import EmbeddingTask
 from ignite_trainer.protocol.blueprint import Blueprint
 from ignite_trainer.protocol.instantiate import build
-from ignite_trainer.runs.construction import Built, Loaders, build_loaders, build_quickly
+from ignite_trainer.runs.construction import Built, Loaders, build_loaders, build_quickly, try_each
 from ignite_trainer.runs.model_preparation import plan_training
 from ignite_trainer.support.distributed import is_main, world_size
 from ignite_trainer.support.errors import ProtocolError
@@ -88,16 +88,16 @@ def check(
     setup, task = blueprint.protocol.setup, built.task
     train, test = built.datasets["train"], built.datasets["test"]
     build(task.prepare, {"train": train, "test": test}, model, where="Task")
-    problems = _problems(
+    _, problems = try_each(
         partial(build, evaluation.prepare, {"test": test}, model, task, where=f"Evaluations.{name}")
         for name, evaluation in built.evaluations.items()
     )
     read = [loader for split, loader in loaders.evaluation.items() if split != "train"]
     if setup.epochs:
         read += [loaders.training, *([] if setup.skip_train_evaluation else [loaders.evaluation["train"]])]
-    untransformed = _problems(partial(build, loader.try_transforms, {}, where="Dataset") for loader in read)
+    _, untransformed = try_each(partial(build, loader.try_transforms, {}, where="Dataset") for loader in read)
     problems += [*untransformed, *try_metrics(blueprint, task.example_outputs())]
-    found = [Finding(severity="error", what=problem) for problem in problems]
+    found = [Finding(severity="error", what=problem) for problem in dict.fromkeys(problems)]
     if setup.epochs and setup.batch_of_all(world_size(), train=True) == 1 and isinstance(task, EmbeddingTask):
         what = "Setup.batch_train is 1, but the loss compares the samples in a batch with each other."
         found.append(Finding(severity="warning", what=what, remedy="Raise it with -b."))
@@ -115,17 +115,6 @@ def check(
     if not untransformed:
         refuse_single_values(task, model, plan, loaders.training, setup, device=device)
     return found
-
-
-def _problems(trials: Iterable[Callable[[], object]]) -> list[str]:
-    """Return the different problems of the trials that raise a ProtocolError."""
-    found: list[str] = []
-    for trial in trials:
-        try:
-            trial()
-        except ProtocolError as error:
-            found += error.problems
-    return list(dict.fromkeys(found))
 
 
 def shared_recordings(train: Any, test: Any) -> Iterator[Finding]:
