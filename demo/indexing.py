@@ -35,11 +35,11 @@ from ignite_trainer.support.progress import Progress
 from model.audio_input import CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.audioclip import AudioCLIP
 from model.clip.image_input import CONVERT_IMAGE, UNDECODED_IMAGE_SUFFIXES
+from model.storage.atomic import whole_file
+from model.storage.places import default_cache_folder
+from model.storage.walking import files_below
 from model.zero_shot import KINDS, SUFFIXES, Kind, label_probabilities
-from utils.datasets.sources.cache import default_cache_folder
 from utils.datasets.sources.cells import is_plain
-from utils.datasets.sources.walking import files_below
-from utils.fetching.atomic import whole_file
 
 Embedding: TypeAlias = NDArray[np.float32]
 

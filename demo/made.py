@@ -9,9 +9,9 @@ import numpy as np
 import soundfile
 from PIL import Image, ImageDraw
 
+from model.storage.atomic import make_once
+from model.storage.places import default_cache_folder
 from utils.datasets.made_sounds import SOUNDS
-from utils.datasets.sources.cache import default_cache_folder
-from utils.fetching.atomic import make_once
 
 SECONDS = 3.0
 SIZE = 320

@@ -73,7 +73,8 @@ class AudioCLIP(nn.Module, HubLayout):
         logit_bias: initial value of the learned biases of the similarities, `logit_bias_ai`, `logit_bias_at`
             and `logit_bias`, which the sigmoid loss needs: -10 in SigLIP (arXiv 2303.15343). Weights without
             biases leave them at this value. None for a model without biases.
-        assets: folder of the released weights; None for the repository's `assets/`.
+        assets: folder of the released weights; None for `assets/` in a clone of the repository,
+            and a folder in the cache of an installed package.
 
     Attributes:
         image_preprocessing: preprocessing of images for the image tower.

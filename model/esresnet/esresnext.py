@@ -64,7 +64,8 @@ class ESResNeXt(nn.Module):
             that file.
             "imagenet": torchvision's weights in the backbone, with the rest random.
         spectrum: "fbsp" for learned wavelets (ESResNeXt-fbsp), "stft" for the Fourier transform (ESResNeXt).
-        assets: folder of the released weights; None for the repository's `assets/`.
+        assets: folder of the released weights; None for `assets/` in a clone of the repository,
+            and a folder in the cache of an installed package.
 
     Attributes:
         arguments: values of the arguments in `ARCHITECTURE`, as given.

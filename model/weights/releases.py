@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ..storage.places import default_assets
 from .fetch import FetchError, RemoteFile, fetch
 from .run_folders import best_checkpoint
 
-DEFAULT_ASSETS = Path(__file__).parents[2] / "assets"
+DEFAULT_ASSETS = default_assets()
 
 RANDOM_INSTEAD = "Random weights need no file: pretrained false (in a run, --Model.args.pretrained false)."
 """Advice in messages about weights that cannot be fetched."""
@@ -79,7 +80,7 @@ def find_weights(
     Args:
         source: path of a file; path of a folder of runs, for the best checkpoint of the newest finished run;
             or a key of `RELEASES`, with or without `.pt`, to look up in `assets`.
-        assets: folder of the released weights; None for the repository's `assets/`.
+        assets: folder of the released weights; None for `model.storage.places.default_assets()`.
         others: further names that the caller accepts, to suggest for a misspelt name.
         instead: advice to append to the message if the file cannot be fetched.
 

@@ -58,7 +58,7 @@ class Prepared(Tones):
         self._folder, self._signal = Path(folder), signal
 
     def prepare(self) -> None:
-        from utils.fetching.atomic import make_once
+        from model.storage.atomic import make_once
 
         def fill(partial: Path) -> None:
             marker = self._folder.with_name("signalled")

@@ -56,7 +56,7 @@ class FoldDataset(CachedDataset[Sample], ABC):
             the first after the last, so a sweep over `fold` rotates both. None to train on all other folds.
         transform_audio: function applied to the audio of every sample, float32 numpy `[C, T]`.
         target_transform: function applied to the labels of every sample, `list[str]`.
-        cache: folder for decoded audio; None for `utils.datasets.sources.cache.default_cache_folder()`.
+        cache: folder for decoded audio; None for `model.storage.places.default_cache_folder()`.
         progress: whether to show a progress bar while downloading and decoding, or lines without a terminal.
         download: whether to download and unpack the data set if the root is missing or empty.
         exclude: recordings to leave out of training, as files of identifiers or names of known evaluation

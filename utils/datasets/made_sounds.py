@@ -19,10 +19,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from model.audio_input import Waveform
+from model.storage.atomic import flush, make_once
+from model.storage.places import default_cache_folder
 from utils.datasets.esc50 import ESC50
-from utils.datasets.sources.cache import default_cache_folder
 from utils.datasets.sources.cells import Record
-from utils.fetching.atomic import flush, make_once
 
 Signal = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ignite_trainer.api.batch import Alternatives
 from model.sounds.decoding import Segment
-from utils.datasets.sources.walking import shown
+from model.storage.walking import shown
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 """Names of official splits in records, features and probes."""

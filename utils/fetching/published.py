@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Formatter
 from types import MappingProxyType
 
+from model.storage.atomic import make_once
 from model.weights.fetch import FetchError, RemoteFile, check_room, fetch
-from utils.fetching.atomic import make_once
 from utils.fetching.unpack import ArchiveError, unpack
 
 _ROOM = 4  # limit of the unpacked size, as a multiple of the clips' size; leaves room for other files

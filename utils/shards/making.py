@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ignite_trainer.api.self_description import record, results_name
 from ignite_trainer.support.progress import Progress
-from utils.fetching.atomic import whole_file
+from model.storage.atomic import whole_file
 from utils.shards.decoding import suffixes
 from utils.shards.manifest import FILE_NAME, TAR_BLOCK, Manifest, SetEntry, Summary
 from utils.shards.writing import Audio, Job, Written, encode, write_shard

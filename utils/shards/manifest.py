@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from utils.fetching.atomic import whole_file
+from model.storage.atomic import whole_file
 
 FILE_NAME = "manifest.jsonl"
 FORMAT = "shards, 1"

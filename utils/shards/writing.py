@@ -20,9 +20,9 @@ from pydantic import BaseModel
 from ignite_trainer.api.self_description import record
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, INT16_SCALE
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES
+from model.storage.atomic import whole_file
 from utils.datasets.sample import SampleFiles, text_of
 from utils.datasets.sources.frames import Frames
-from utils.fetching.atomic import whole_file
 from utils.shards.decoding import suffixes, summarise
 from utils.shards.manifest import Hashing, Summary
 from utils.shards.reading import Content

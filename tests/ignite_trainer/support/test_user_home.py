@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ignite_trainer.support.user_home import ensure_home
-from utils.datasets.sources.cache import default_cache_folder
+from model.storage.places import default_cache_folder
 
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME")
 # Makes `pwd` know no user, before anything else is imported.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from ignite_trainer.api.findings import Finding, Inspection
 from model.audio_input import AUDIO_SUFFIXES
+from model.storage.walking import files_below, shown
 from utils.datasets.checks import error, unreadable_lines, warning
 from utils.datasets.checks.files import (
     Sound,
@@ -23,7 +24,6 @@ from utils.datasets.checks.files import (
 from utils.datasets.checks.names import name_findings
 from utils.datasets.sample import Clip
 from utils.datasets.sources.tables import build_without_bad_lines
-from utils.datasets.sources.walking import files_below, shown
 from utils.fetching.published import Published
 
 

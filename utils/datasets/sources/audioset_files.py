@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from model.audio_input import AUDIO_SUFFIXES, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import IMAGE_SUFFIXES
+from model.storage.walking import files_below
 from utils.datasets.sources.cells import Place, Record, RowError
 from utils.datasets.sources.tables import lines_left_out, open_lines, read_table, refuse_no_table
-from utils.datasets.sources.walking import files_below
 
 SEGMENTS = {
     "balanced": "balanced_train_segments.csv",

@@ -20,7 +20,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,8 +38,9 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.support.progress import Progress
 from model.audio_input import Waveform
 from model.sounds.decoding import Segment
+from model.storage.atomic import flush, make_once, whole_file
+from model.storage.places import default_cache_folder
 from utils.datasets.sources.cells import shortlist
-from utils.fetching.atomic import flush, make_once, whole_file
 
 FORMAT_VERSION = 3
 """Version to increase when the layout of the files or the output of `model.audio_input` changes."""
@@ -280,20 +280,6 @@ class ClipCache:
 def cache_folder(cache: str | Path | None) -> Path:
     """Return the folder of all caches for an argument `cache`."""
     return Path(cache).expanduser() if cache is not None else default_cache_folder()
-
-
-def default_cache_folder() -> Path:
-    """Return `$AUDIOCLIP_CACHE` if set, and otherwise `audioclip` in the user's cache folder (`~/.cache`).
-
-    Without a home directory, the folder for temporary files is used instead.
-    """
-    if chosen := os.environ.get("AUDIOCLIP_CACHE"):
-        return Path(chosen).expanduser()
-    users = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(users) if users else Path.home() / ".cache") / "audioclip"
-    except RuntimeError:
-        return Path(tempfile.gettempdir(), f"audioclip-{os.getuid()}")
 
 
 def smallest(audio: Waveform) -> NDArray[np.int16] | Waveform:

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from model.audio_input import AUDIO_SUFFIXES, CONVERT_AUDIO, UNDECODED_AUDIO_SUFFIXES
 from model.clip.image_input import CONVERT_IMAGE, IMAGE_SUFFIXES, UNDECODED_IMAGE_SUFFIXES
+from model.storage.walking import files_below, folders_of, shown
 from utils.datasets.sample import Entry
 from utils.datasets.sources.cells import one_line, shortlist
 from utils.datasets.sources.own_columns import Content, Row
-from utils.datasets.sources.walking import files_below, folders_of, shown
 
 _TRAINED_ON = frozenset({"train", "training", "trn"})
 _MEASURED_BY = frozenset(

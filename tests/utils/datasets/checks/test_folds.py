@@ -16,8 +16,8 @@ import soundfile
 
 import utils.datasets
 from ignite_trainer.api.findings import Finding
+from model.storage.places import default_cache_folder
 from utils.datasets import ESC50, MadeSounds
-from utils.datasets.sources.cache import default_cache_folder
 
 SMALL: dict[str, Any] = {"seconds": 0.3, "clips_per_class_and_fold": 2}
 RunCheck = Callable[..., tuple[int, str]]

@@ -20,8 +20,8 @@ import soundfile
 
 import utils.datasets.sources.cache
 from model.audio_input import Waveform, read_audio
+from model.storage.places import default_cache_folder
 from utils.datasets import ESC50
-from utils.datasets.sources.cache import default_cache_folder
 
 REPOSITORY = Path(__file__).parents[4]
 

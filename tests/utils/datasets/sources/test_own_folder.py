@@ -13,11 +13,11 @@ import pytest
 import soundfile
 from PIL import Image
 
+from model.storage.walking import files_below
 from utils.datasets import Table
 from utils.datasets.checks.folds import inspect_clips
 from utils.datasets.made_sounds import MadeSounds
 from utils.datasets.sample import Entries, Entry
-from utils.datasets.sources.walking import files_below
 
 RATE = 8000
 FORMATS = {"aif": ("AIFF", None), "opus": ("OGG", "OPUS"), "oga": ("OGG", "VORBIS")}

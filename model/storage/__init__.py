@@ -1,0 +1,1 @@
+"""Files and folders: where downloads and caches are, atomic writes, and listing of folders."""
