@@ -1,4 +1,4 @@
-"""The files, sections, protocols and modules that the READMEs refer to exist."""
+"""The files, sections, protocols and modules that the READMEs and other pages refer to exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
-READMES = sorted([ROOT / "README.md", *ROOT.glob("[!.]*/README.md")])  # without those in caches
+READMES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        ROOT / "assets/MODEL_CARD.md",
+        *ROOT.glob("[!.]*/README.md"),
+    ]  # without those in caches
+)
 
 
 def anchors(path: Path) -> set[str]:
