@@ -15,13 +15,8 @@ from ignite_trainer.protocol.loading import load
 
 ROOT = Path(__file__).parent.parent
 OWN_PROTOCOLS = {"protocols/X.json", "protocols/mine.json", "protocols/my-data.json"}
-READMES = sorted(
-    [
-        *ROOT.glob("*.md"),
-        ROOT / "assets/MODEL_CARD.md",
-        *ROOT.glob("[!.]*/README.md"),
-    ]  # without those in caches
-)
+# Without the READMEs of caches.
+READMES = sorted([*ROOT.glob("*.md"), ROOT / "assets/MODEL_CARD.md", *ROOT.glob("[!.]*/README.md")])
 
 
 def anchors(path: Path) -> set[str]:

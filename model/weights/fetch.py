@@ -4,19 +4,20 @@
     CLIP.pt.partial    bytes received so far; the next attempt continues after them
     CLIP.pt            the partial file, renamed after its size and hash have been checked
 
-requests follows redirects and handles proxies and certificates. Retries are implemented here because
-urllib3's `Retry` cannot continue an interrupted response.
+requests follows redirects and handles proxies (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) and certificates
+(REQUESTS_CA_BUNDLE). Retries are implemented here because urllib3's `Retry` cannot continue an interrupted
+response.
 """
 
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 from filelock import FileLock
@@ -102,9 +103,9 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
                 partial.replace(target)
     except (requests.RequestException, ValueError) as error:
         raise FetchError(
-            f"{target}: missing, and {_without_password(url)} could not be fetched: {_reason(error)}. Put "
-            f"the file there by other means ({file}), or set {MIRROR_VARIABLE} to the URL of a folder "
-            "that contains it."
+            f"{target}: missing, and {_without_password(url)} could not be fetched{through_proxy(url)}: "
+            f"{_reason(error)}. {_advice(url, error)}Put the file there by other means ({file}), or set "
+            f"{MIRROR_VARIABLE} to the URL of a folder that contains it."
         ) from None
     except FetchError:
         raise
@@ -114,6 +115,12 @@ def fetch(file: RemoteFile, target: Path, *, mirror: str | None = None, progress
             f"or put the file there by other means ({file})."
         ) from None
     return target
+
+
+def through_proxy(url: str) -> str:
+    """Return " through the proxy HOST:PORT" for messages, or "" without a proxy in the environment."""
+    proxy = _proxy(url)
+    return " through the proxy " + re.sub(r"\S*@|\w*://", "", proxy).rstrip("/") if proxy else ""
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
@@ -166,7 +173,7 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
     start = _size(partial)
     if start == 0 or start != size:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS) as response:
+        with _get(url, headers) as response:
             start, total = _check_answer(response, file, partial, start)
             if total is not None:
                 check_room(partial.parent, total - start)
@@ -188,6 +195,15 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
         if start:
             raise requests.RequestException("an earlier attempt left a wrong part, which is deleted")
         raise ValueError(f"the downloaded file has the wrong {algorithm}; deleted it")
+
+
+def _get(url: str, headers: dict[str, str]) -> requests.Response:
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS)
+    except requests.RequestException:
+        raise
+    except OSError as error:  # $REQUESTS_CA_BUNDLE names a missing file
+        raise ValueError(str(error)) from None
 
 
 def _check_answer(
@@ -231,12 +247,37 @@ def _exists(file: RemoteFile, target: Path) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of the innermost nested network error, which contains no URL and no password."""
+    """Return the message of the innermost nested network error, without users and passwords."""
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return "an address is not valid"  # the message could show a part of a password
     while (below := error.__cause__ or error.__context__) is not None:
         error = below
-    return str(error) or type(error).__name__
+    return re.sub(r"\S+@", "", str(error)) or type(error).__name__
+
+
+def _advice(url: str, error: BaseException) -> str:
+    """Say which environment variables set the proxy, or the certificates if these are the reason."""
+    if "certificate" in _reason(error):
+        return (
+            "If your organisation has its own certificates, set REQUESTS_CA_BUNDLE to a file that contains "
+            "them (PEM). "
+        )
+    if _proxy(url):
+        return (
+            "HTTPS_PROXY and HTTP_PROXY set the proxy, as http://HOST:PORT or http://USER:PASSWORD@HOST:PORT "
+            "(percent-encoded); hosts in NO_PROXY are reached without it. "
+        )
+    return ""
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy that requests takes from the environment, with its password; None without a proxy."""
+    try:
+        proxy: str | None = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+    except ValueError:  # not a URL
+        return None
+    return proxy
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub(r"^(\w*://)?[^/]*@", r"\1", url)

@@ -5,12 +5,14 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import ModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
 from .built_from import NOT_OF_THE_NETWORK
+from .fetch import through_proxy
+from .hub_folders import HUB_ERRORS
 from .loading import load_weights, read_state_dict
 from .releases import WeightsError
 
@@ -71,14 +73,15 @@ class HubLayout(
         except LocalEntryNotFoundError as error:
             raise WeightsError(
                 f"{source}: no such folder, and not in the cache of the Hugging Face Hub, which cannot be "
-                f"reached ({error}). Fetch {CONFIG} and {WEIGHTS} on a machine with a network, and name "
-                "their folder."
+                f"reached{through_proxy(constants.ENDPOINT)} ({error}). Fetch {CONFIG} and {WEIGHTS} on a "
+                "machine with a network, and name their folder."
             ) from None
         except json.JSONDecodeError as error:
             raise WeightsError(f"{source}: its {CONFIG} is not JSON ({error}). Fetch it again.") from None
-        except (HfHubHTTPError, OSError) as error:
+        except HUB_ERRORS as error:
             raise WeightsError(
-                f"{source}: no such folder, and cannot be fetched from the Hugging Face Hub: {error}"
+                f"{source}: no such folder, and cannot be fetched from the Hugging Face Hub"
+                f"{through_proxy(constants.ENDPOINT)}: {error}"
             ) from None
 
     @classmethod

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from .fetch import through_proxy
 from .releases import RANDOM_INSTEAD, WeightsError
+
+HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+"""Errors of a download: OSError, and those of the HTTP library of the installed huggingface_hub."""
+_HUB_OR_NAME_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
 _DESCRIPTIONS = ("*.json", "merges.txt")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # by preference; a repository can hold both
@@ -66,8 +71,9 @@ def _weights_in(folder: Path) -> tuple[Path, ...]:
 def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except _HUB_OR_NAME_ERRORS as error:
         raise WeightsError(
-            f"{name}: no such folder, and cannot be fetched from the Hugging Face Hub: {error} On a machine "
-            f"without a network, name a folder with the repository's files. {RANDOM_INSTEAD}"
+            f"{name}: no such folder, and cannot be fetched from the Hugging Face Hub"
+            f"{through_proxy(constants.ENDPOINT)}: {str(error).rstrip('.')}. On a machine without a network, "
+            f"name a folder with the repository's files. {RANDOM_INSTEAD}"
         ) from None
