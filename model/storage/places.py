@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import tempfile
 from pathlib import Path
@@ -20,10 +21,18 @@ def default_cache_folder() -> Path:
     try:
         return (Path(users) if users else Path.home() / ".cache") / "audioclip"
     except RuntimeError:
-        return Path(tempfile.gettempdir(), f"audioclip-{os.getuid()}")
+        return Path(tempfile.gettempdir(), f"audioclip-{user_name()}")
 
 
 def default_assets() -> Path:
     """Return the folder of the released weights: `assets/` in a clone, otherwise one in the cache folder."""
     own = _PACKAGE.parent / "assets"
     return own if _PACKAGE.name == "model" and own.is_dir() else default_cache_folder() / "assets"
+
+
+def user_name() -> str:
+    """Return the user's name; without one, "user-" and the user's number, or "user" on Windows."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # ImportError: Windows
+        return f"user-{os.getuid()}" if hasattr(os, "getuid") else "user"

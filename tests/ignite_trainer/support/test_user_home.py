@@ -140,7 +140,7 @@ def test_without_a_home_decoded_audio_is_cached_in_the_temporary_folder(
 ) -> None:
     for name in ("AUDIOCLIP_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert default_cache_folder() == tmp_path / f"audioclip-{os.getuid()}"
+    assert default_cache_folder() == tmp_path / f"audioclip-user-{os.getuid()}"
 
 
 @pytest.mark.processes
