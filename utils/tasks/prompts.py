@@ -56,11 +56,12 @@ class Prompts:
                 raise ValueError(f'template is "{template}"; it needs a {{}} where the labels go.')
         self._class_texts = dict(class_texts or {})
         self._shorten = shorten
+        self._classes: list[tuple[str, ...]] = []
         self._known: WeakKeyDictionary[AudioTextModel, CachedValue[dict[tuple[str, ...], Tensor]]]
         self._known = WeakKeyDictionary()
 
     def check(self, model: AudioTextModel, class_names: Sequence[str]) -> None:
-        """Raise ValueError for a text too long for the tower, or for a text of an unknown class."""
+        """Remember the classes; raise ValueError for a text too long for the tower or of an unknown class."""
         unknown = sorted(self._class_texts.keys() - set(class_names))
         if unknown:
             raise ValueError(
@@ -69,6 +70,7 @@ class Prompts:
             )
         for template in self._templates:
             model.tokenize(self._worded([[name] for name in class_names]), template)
+        self._classes = [(name,) for name in class_names]
 
     def too_long(self, model: AudioTextModel) -> Callable[[str, Sequence[str]], Iterator[Finding]]:
         """Return a function that finds texts that are too long for the tower.
@@ -108,7 +110,10 @@ class Prompts:
             if len(known) > _MOST_KNOWN:
                 known.clear()
             texts = [tuple(sample) for sample in labels]
-            new = [text for text in dict.fromkeys(texts) if text not in known]
+            # On some CPUs, the rounding of a matrix product depends on the number of rows. The classes are
+            # embedded together, so that a resumed run does not see other features than an uninterrupted one.
+            wanted = texts if known else [*self._classes, *texts]
+            new = [text for text in dict.fromkeys(wanted) if text not in known]
             if new:
                 known.update(zip(new, self._embed(model, new), strict=True))
             return torch.stack([known[text] for text in texts])

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -161,6 +162,21 @@ def test_cached_features_of_a_frozen_tower_are_renewed_if_its_weights_change() -
     frozen.load_state_dict(other)
     expected = normalised(frozen.encode_text(["rain", "dog", "rain"]))
     torch.testing.assert_close(prompts.encode(frozen, [["rain"], ["dog"], ["rain"]]), expected)
+
+
+def test_features_of_the_classes_do_not_depend_on_which_are_needed_first() -> None:
+    """A resumed run needs them in another order than an uninterrupted one."""
+    frozen, names = tiny_audioclip().eval().requires_grad_(False), [f"class {n}" for n in range(13)]
+    features = []
+    for count in (1, 5, 13):
+        prompts = Prompts("{}")
+        prompts.check(frozen, names)
+        with patch.object(frozen, "encode_text", wraps=frozen.encode_text) as encode:
+            prompts.encode(frozen, [[name] for name in names[-count:]])
+            features.append(prompts.encode(frozen, [[name] for name in names]))
+        assert len(encode.mock_calls) == 1
+    assert torch.equal(features[0], features[1])
+    assert torch.equal(features[0], features[2])
 
 
 def test_cached_features_belong_to_their_texts() -> None:
