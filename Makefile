@@ -3,9 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
+# A company's own certificates are only known to the system.
+UV := UV_SYSTEM_CERTS=true $(BIN)/uv pip
+INSTALL := $(UV) install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
+# With another build of torch, such as UV_TORCH_BACKEND=cpu, the versions are the same but the files are not.
+ifdef UV_TORCH_BACKEND
+LOCKED := --no-verify-hashes --constraints requirements.lock -r pyproject.toml --extra train
+else
+LOCKED := --require-hashes -r requirements.lock
+endif
 
-.PHONY: run test test-all check format benchmarks clean
+.PHONY: run test test-all test-oldest test-newest check format lock benchmarks clean
 
 run: $(VENV)/.installed
 	$(BIN)/python main.py --config protocols/quickstart.json
@@ -22,6 +30,23 @@ test: check
 test-all: test benchmarks
 	$(PYTEST) -m "processes and not slow"
 
+# The tests with the lowest and the highest supported versions of Python and of all packages.
+OLDEST := python3.10
+NEWEST := python3.13
+
+test-oldest:
+	$(MAKE) .venv-oldest/.resolved VENV=.venv-oldest PYTHON=$(OLDEST) RESOLUTION=lowest-direct
+	$(MAKE) test-only VENV=.venv-oldest
+
+test-newest:
+	$(MAKE) .venv-newest/.resolved VENV=.venv-newest PYTHON=$(NEWEST) RESOLUTION=highest
+	$(MAKE) test-only VENV=.venv-newest
+
+.PHONY: test-only
+test-only:
+	$(UV) list --python $(BIN)/python | grep -E "^(torch|torchvision|torchaudio|numpy|pytorch-ignite|pydantic) "
+	$(PYTEST)
+
 check: $(VENV)/.installed-for-tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,23 +59,36 @@ format: $(VENV)/.installed-for-tests
 # mteb and X-ARES; and HEAR in a folder of its own.
 benchmarks: $(VENV)/.installed-for-benchmarks
 
-clean:
-	rm -rf $(VENV)
+# Updates requirements.lock to pyproject.toml; pinned versions stay unless UPGRADE says otherwise: UPGRADE=--upgrade.
+lock: $(VENV)/.uv
+	$(UV) compile pyproject.toml --extra train --output-file requirements.lock --universal --python-version 3.10 \
+	  --generate-hashes --no-annotate --no-header --quiet --build-constraints .ci/build-constraints.txt $(UPGRADE)
 
-$(VENV)/.installed: requirements.txt .ci/build-constraints.txt
+clean:
+	rm -rf $(VENV) .venv-oldest .venv-newest
+
+$(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
 	@echo "Setting up $(VENV) (5 GB with CUDA's libraries; only this once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/.installed-for-tests: $(VENV)/.installed tests/requirements.txt demo/requirements.txt
-	@$(INSTALL) -r tests/requirements.txt -r demo/requirements.txt
+$(VENV)/.installed: $(VENV)/.uv requirements.lock .ci/build-constraints.txt
+	@$(INSTALL) $(LOCKED)
+	@touch $@
+
+ALL := -r pyproject.toml --all-extras --group test
+$(VENV)/.installed-for-tests: $(VENV)/.installed pyproject.toml
+	@$(INSTALL) --no-verify-hashes --constraints requirements.lock $(ALL)
+	@touch $@
+
+$(VENV)/.resolved: $(VENV)/.uv pyproject.toml
+	@$(INSTALL) --upgrade --resolution $(RESOLUTION) $(ALL)
 	@touch $@
 
 BENCHMARKS := utils/benchmarks
-$(VENV)/.installed-for-benchmarks: $(VENV)/.installed $(BENCHMARKS)/requirements.txt $(BENCHMARKS)/hear-requirements.txt
-	@$(INSTALL) -r requirements.txt -r $(BENCHMARKS)/requirements.txt
+$(VENV)/.installed-for-benchmarks: $(VENV)/.installed-for-tests $(BENCHMARKS)/requirements.txt $(BENCHMARKS)/hear-requirements.txt
+	@$(INSTALL) --no-verify-hashes --constraints requirements.lock $(ALL) -r $(BENCHMARKS)/requirements.txt
 	@$(INSTALL) --target $(VENV)/hear --no-deps -r $(BENCHMARKS)/hear-requirements.txt
 	@touch $@

@@ -1,5 +1,6 @@
 """Reads audio files into arrays in 16-bit units: mixes and resamples what sounds/decoding.py decodes."""
 
+import math
 from pathlib import Path
 from typing import BinaryIO
 
@@ -129,9 +130,12 @@ def resample(waveform: Waveform, source_rate: float, target_rate: float) -> Wave
         raise ValueError(f"Sample rates must be positive, got {source_rate} and {target_rate} Hz.")
     if source_rate == target_rate:
         return waveform
-    import librosa  # noqa: PLC0415 - takes seconds, and most clips already have the right rate
+    import soxr  # noqa: PLC0415 - most clips already have the right rate
 
-    resampled: Waveform = librosa.resample(
-        waveform, orig_sr=source_rate, target_sr=target_rate, res_type="soxr_hq", axis=-1
-    )
-    return resampled
+    samples = waveform.shape[-1]
+    channels = waveform.reshape(-1, samples).T  # [T, C]
+    resampled = soxr.resample(channels, source_rate, target_rate, quality="HQ").T
+    expected = math.ceil(samples * target_rate / source_rate)
+    missing = max(0, expected - resampled.shape[-1])  # soxr rounds the length
+    whole: Waveform = np.pad(resampled, ((0, 0), (0, missing)))[:, :expected]
+    return whole.reshape(*waveform.shape[:-1], expected)

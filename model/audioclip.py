@@ -23,6 +23,7 @@ from .clip.towers import (
 )
 from .esresnet.esresnext import ARCHITECTURE, AudioFeatures, ESResNeXt
 from .esresnet.masks import SpectrogramMasks
+from .esresnet.spectrogram import Window
 from .losses import Features, Logits, Reduction, pairwise_contrastive_loss, scaled_similarity
 from .matches import Positives
 from .recompute import recompute
@@ -130,7 +131,7 @@ class AudioCLIP(nn.Module, HubLayout):
         n_fft: int = 2048,
         hop_length: int | None = 561,
         win_length: int | None = 1654,
-        window: str | None = "blackmanharris",
+        window: Window | None = "blackmanharris",
         normalized: bool = True,
         onesided: bool = True,
         spec_height: int = -1,

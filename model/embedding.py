@@ -84,7 +84,7 @@ def embed_audio(
     sources = clips_of_batch(inputs) if batched else several(inputs, AUDIO_KINDS)
 
     def encode(audio: Tensor) -> Tensor:
-        return encode_clips(model, audio.to(model.device), sample_rate=None)
+        return model.encode_audio(audio.to(model.device), check_units=False)  # quiet clips are no mistake
 
     model_rate = model.sample_rate or SAMPLE_RATE
     window = max(1, round(window_seconds * model_rate))
@@ -96,27 +96,6 @@ def embed_audio(
             )
             embedding.add(torch.from_numpy(waveform))
         return embedding.embeddings()
-
-
-def encode_clips(model: AudioTextModel, clips: Tensor, *, sample_rate: int | None) -> Tensor:
-    """Embed clips whose units are known, so that quiet clips are not mistaken for audio in [-1, 1].
-
-    Args:
-        model: model that embeds audio.
-        clips: `[B, C, T]`, 16-bit units, on the model's device.
-        sample_rate: sample rate of the clips, Hz. If the model states its own rate, they are resampled to it
-            with a windowed sinc (torchaudio). None if the clips have the model's rate.
-
-    Returns:
-        `[B, D]` features, not normalised.
-    """
-    wanted = model.sample_rate
-    if None not in (sample_rate, wanted) and sample_rate != wanted:
-        from torchaudio.functional import resample as resample_on_device  # noqa: PLC0415 - seldom needed
-
-        with torch.autocast(clips.device.type, enabled=False):
-            clips = resample_on_device(clips.float(), sample_rate, wanted)
-    return model.encode_audio(clips, check_units=False)
 
 
 def embed_image(

@@ -42,10 +42,11 @@ def normalised(features: Tensor) -> Tensor:
 def clamped_scale(log_scale: Tensor) -> Tensor:
     """Compute the scale `clamp(exp(s), 1, 100)` from its learned logarithm s.
 
-    Clamping s instead of exp(s) keeps the gradient at the initial value, s = log(100), even if exp(s) rounds
-    to more than 100.
+    The gradient is that of exp(s) from s = 0 to s = log(100), both included, so that a scale that starts at
+    100 can leave it; `torch.clamp` gives no gradient at its bounds since torch 2.14.
     """
-    return log_scale.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
+    clamped = log_scale.detach().clamp(0.0, math.log(MAX_LOGIT_SCALE))
+    return torch.where(log_scale == clamped, log_scale, clamped).exp()
 
 
 def scaled_similarity(

@@ -7,16 +7,45 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("ignite_trainer", "model", "utils")
-OPTIONAL = {
-    "transformers": "tests/requirements.txt",
-    "mteb": "utils/benchmarks/requirements.txt",
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = {
+    "": PROJECT["dependencies"],
+    **PROJECT["optional-dependencies"],
+    "benchmarks": (ROOT / "utils/benchmarks/requirements.txt").read_text().splitlines(),
 }
-"""Distributions that only some classes need, and files that list them."""
+REQUIREMENTS = {
+    extra: {canonicalize_name(re.split(r"[=><]", text)[0]) for text in texts if not text.startswith("#")}
+    for extra, texts in REQUIREMENTS.items()
+}
+"""Names of the distributions that the inference package needs, by extra."""
+NEEDED = {
+    "model": ("", "parquet", "export", "peers"),
+    "ignite_trainer": ("", "train"),
+    "utils": ("", "train", "benchmarks"),
+    "demo": ("", "train", "demo"),
+}
+"""Extras whose distributions each package may import."""
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "ignite": "pytorch-ignite",
+    "open_clip": "open_clip_torch",
+    "sklearn": "scikit-learn",
+    "tokenizers": "transformers",
+}
+"""Distributions that are not named after their modules."""
 MOST_MODULES = 14
 """Maximum number of modules in a folder."""
 
@@ -143,40 +172,36 @@ def test_the_trainer_names_no_research_code() -> None:
         assert not said, f"{path}: {said}"
 
 
-def test_every_import_of_a_third_party_is_in_the_requirements() -> None:
-    """Optional packages are in other lists."""
-    distributions = {
-        "PIL": "pillow",
-        "markdown_it": "markdown-it-py",
-        "ignite": "pytorch-ignite",
-        "open_clip": "open_clip_torch",
-        "sklearn": "scikit-learn",
-        "tokenizers": "transformers",
+def third_party_imports(package: str) -> dict[str, Path]:
+    """Return the distributions that a package imports, each with a file that does so."""
+    ours = {*PACKAGES, "demo", "__future__", *sys.stdlib_module_names}
+    return {
+        canonicalize_name(DISTRIBUTIONS.get(module, module)): path
+        for path in files(package)
+        for module in {name.split(".")[0] for name in imported_modules(path)} - ours
     }
-    standard = {"__future__", *sys.stdlib_module_names}
-    for package in PACKAGES:
-        for path in files(package):
-            for module in {name.split(".")[0] for name in imported_modules(path)} - set(PACKAGES) - standard:
-                name = distributions.get(module, module)
-                listed = (ROOT / OPTIONAL.get(name, "requirements.txt")).read_text().lower()
-                assert re.search(rf"(?m)^{re.escape(name.lower())}[=><]", listed), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("package", NEEDED)
+def test_every_import_of_a_third_party_is_listed(package: str) -> None:
+    listed = set().union(*(REQUIREMENTS[name] for name in NEEDED[package]))
+    for name, path in third_party_imports(package).items():
+        assert name in listed, f"{path} imports {name}"
 
 
 def test_every_requirement_is_imported() -> None:
-    modules = {
-        name.split(".")[0]
-        for package in PACKAGES
-        for path in files(package)
-        for name in imported_modules(path)
-    } | {"visdom"}  # its server runs in a separate process
-    distributions = {
-        "pillow": "PIL",
-        "pytorch-ignite": "ignite",
-        "markdown-it-py": "markdown_it",
-        "open_clip_torch": "open_clip",
-        "scikit-learn": "sklearn",
-    }
-    for line in (ROOT / "requirements.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            name = re.split(r"[=><]", line)[0]
-            assert distributions.get(name, name) in modules, f"nothing imports {name}"
+    imported = {name for package in NEEDED for name in third_party_imports(package)}
+    listed = set().union(*(names for extra, names in REQUIREMENTS.items() if extra != "benchmarks"))
+    assert listed - imported == {"visdom"}  # its server runs in a separate process
+
+
+def test_the_lock_fulfils_the_requirements() -> None:
+    locked = dict[str, list[Requirement]]()
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if re.match(r"\w", line):
+            pinned = Requirement(line.removesuffix("\\"))
+            locked.setdefault(canonicalize_name(pinned.name), []).append(pinned)
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"]]:
+        wanted = Requirement(text)
+        versions = [next(iter(pinned.specifier)).version for pinned in locked[canonicalize_name(wanted.name)]]
+        assert any(map(wanted.specifier.contains, versions)), f"{text}: the lock has {versions}"

@@ -108,18 +108,20 @@ def find_classes(packages: Iterable[str], named: Iterable[str]) -> dict[str, typ
         named: dotted paths of additional classes.
 
     Returns:
-        Classes by dotted path, sorted. A class with several paths is listed under the shortest.
+        Classes by dotted path, sorted. A class with several paths is listed under one in `named`, or else
+        under the shortest.
     """
     found: dict[str, type] = {}
     for name in packages:
         for module in _packages(importlib.import_module(name)):
             for attribute in getattr(module, "__all__", ()):
                 found[f"{module.__name__}.{attribute}"] = getattr(module, attribute)
+    named = set(named)
     for path in named:
         module_name, _, attribute = path.rpartition(".")
         found[path] = getattr(importlib.import_module(module_name), attribute)
     paths: dict[type, str] = {}
-    for path, one in sorted(found.items(), key=lambda item: (len(item[0]), item[0])):
+    for path, one in sorted(found.items(), key=lambda item: (item[0] not in named, len(item[0]), item[0])):
         if inspect.isclass(one) and not inspect.isabstract(one):
             paths.setdefault(one, path)
     return {path: one for one, path in sorted(paths.items(), key=lambda item: item[1])}

@@ -19,6 +19,7 @@ from .attention import Gate
 from .fbsp import SplineWavelets
 from .inference import inference_copy
 from .masks import SpectrogramMasks, masked, refuse_other_masks
+from .spectrogram import Window
 
 ARCHITECTURE = (
     *("n_fft", "hop_length", "win_length", "window", "normalized", "onesided"),
@@ -52,7 +53,7 @@ class ESResNeXt(nn.Module):
         n_fft: length of the transform, samples.
         hop_length: distance between frames, samples; None for a quarter of `win_length`.
         win_length: length of a frame, samples; None for `n_fft`.
-        window: name of a window (periodic) in `scipy.signal.get_window`; None for a rectangular window.
+        window: name of the (periodic) window; None for a rectangular window.
         normalized: whether to divide the spectrum by sqrt(n_fft).
         onesided: False to prepend the flipped spectrum; a learned bank then has n_fft wavelets.
         spec_height: height to which each band is resized; -1 keeps the height.
@@ -93,7 +94,7 @@ class ESResNeXt(nn.Module):
         n_fft: int = 2048,
         hop_length: int | None = 561,
         win_length: int | None = 1654,
-        window: str | None = "blackmanharris",
+        window: Window | None = "blackmanharris",
         normalized: bool = True,
         onesided: bool = True,
         spec_height: int = -1,

@@ -13,38 +13,44 @@ Framing of T samples into N frames of `win` samples, `hop` samples apart::
 """
 
 import math
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.signal import windows
 
 POWER_FLOOR = 1e-18
 """Power that replaces exact zeros before the conversion to decibels, -180 dB."""
 
+Window = Literal["bartlett", "blackman", "blackmanharris", "cosine", "hamming", "hann", "nuttall"]
+"""Name of a window: the one of four terms by Blackman and Harris, or one in `torch.signal.windows`."""
 
-def periodic_window(name: str | None, length: int) -> Tensor:
+_BLACKMAN_HARRIS = (0.35875, 0.48829, 0.14128, 0.01168)  # 4 terms, -92 dB (Harris 1978)
+
+
+def periodic_window(name: Window | None, length: int) -> Tensor:
     """Create a periodic window of the default dtype, rounded once from float64.
 
     Args:
-        name: name of a window in `scipy.signal.get_window`; None for a rectangular window.
+        name: name of the window; None for a rectangular window.
         length: period of the window, samples.
 
     Returns:
         Window `[length]`.
 
     Raises:
-        ValueError: scipy has no window with this name.
+        ValueError: There is no window with this name.
     """
     if name is None:
         return torch.ones(length)
-    from scipy.signal import get_window  # noqa: PLC0415 - takes seconds
-
-    try:
-        window = get_window(name, length, fftbins=True)
-    except ValueError as error:
-        raise ValueError(f"window is {name!r}, not a window of scipy.signal.get_window: {error}") from None
-    return torch.from_numpy(window).to(torch.get_default_dtype())
+    if name not in get_args(Window):
+        raise ValueError(f"window is {name!r}; allowed are {', '.join(get_args(Window))}, and None.")
+    if name == "blackmanharris":
+        window = windows.general_cosine(length, a=_BLACKMAN_HARRIS, sym=False, dtype=torch.float64)
+    else:
+        window = getattr(windows, name)(length, sym=False, dtype=torch.float64)
+    return window.to(torch.get_default_dtype())
 
 
 def frame_count(samples: int, *, win_length: int, hop_length: int) -> int:

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -71,6 +72,18 @@ def test_files_are_resampled(tmp_path: Path) -> None:
     assert audio.shape == (1, 44100)
     middle = slice(2000, -2000)
     np.testing.assert_allclose(audio[0, middle], 32768 * tone(1.0, 44100)[middle], atol=20)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 12345), (2, 3, 501)])
+@pytest.mark.parametrize(
+    ("source", "target"), [(22050, 44100), (48000, 44100), (192000, 44100), (11025.5, 44100)]
+)
+def test_resampling_equals_that_of_librosa(shape: tuple[int, ...], source: float, target: float) -> None:
+    waveform = np.random.default_rng(0).normal(0, 1e4, shape).astype(np.float32)
+    expected = librosa.resample(waveform, orig_sr=source, target_sr=target, res_type="soxr_hq")
+    resampled = resample(waveform, source, target)
+    assert resampled.dtype == np.float32
+    np.testing.assert_array_equal(resampled, expected)
 
 
 def test_channels_are_kept_averaged_or_duplicated(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from torch import Tensor
 from model.audio_input import read_audio
 from model.audioclip import AudioCLIP
 from model.clap import Clap
-from model.embedding import encode_clips
 from model.interfaces import AudioTextModel, ThreeModalityModel
 from model.losses import normalised
 from model.weights import hub_folders
 from model.weights.releases import WeightsError
 from model.weights.training_data import seen_in_training
 from tests.small_clap import SMALL_CLAP, save_clap, small_clap
+from utils.tasks.contrastive_base import encode_clips
 
 RATE = 48000
 TEXTS = ["dog", "This is a sound of rain", "Überschall, thunder"]

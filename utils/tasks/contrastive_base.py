@@ -13,7 +13,7 @@ from ignite_trainer.api.batch import PaddedBatch
 from ignite_trainer.api.findings import Finding
 from ignite_trainer.api.task import EmbeddingTask
 from model.audioclip import AudioCLIP
-from model.embedding import WindowedEmbedding, encode_clips
+from model.embedding import WindowedEmbedding
 from model.interfaces import AudioTextModel
 from model.losses import Reduction, normalised
 from model.matches import Matches, Positives
@@ -258,3 +258,24 @@ def similarity_of(model: AudioTextModel, features: Mapping[str, Tensor]) -> Simi
         return found
 
     return similarity
+
+
+def encode_clips(model: AudioTextModel, clips: Tensor, *, sample_rate: int | None) -> Tensor:
+    """Embed clips whose units are known, so that quiet clips are not mistaken for audio in [-1, 1].
+
+    Args:
+        model: model that embeds audio.
+        clips: `[B, C, T]`, 16-bit units, on the model's device.
+        sample_rate: sample rate of the clips, Hz. If the model states its own rate, they are resampled to it
+            with a windowed sinc (torchaudio). None if the clips have the model's rate.
+
+    Returns:
+        `[B, D]` features, not normalised.
+    """
+    wanted = model.sample_rate
+    if None not in (sample_rate, wanted) and sample_rate != wanted:
+        from torchaudio.functional import resample  # noqa: PLC0415 (seldom needed)
+
+        with torch.autocast(clips.device.type, enabled=False):
+            clips = resample(clips.float(), sample_rate, wanted)
+    return model.encode_audio(clips, check_units=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -33,6 +33,18 @@ def test_frame_count_covers_the_signal(samples: int, frames: int) -> None:
     assert (padded[0, :left] == 0).all()
     assert (padded[0, left : left + samples] == 1).all()
     assert (padded[0, left + samples :] == 0).all()
+
+
+@pytest.mark.parametrize("name", get_args(spectrogram.Window))
+def test_windows_equal_those_of_scipy(name: spectrogram.Window) -> None:
+    np.testing.assert_allclose(
+        spectrogram.periodic_window(name, 1654), get_window(name, 1654), rtol=0, atol=1e-7
+    )
+
+
+def test_an_unknown_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="window is 'hanning'; allowed are bartlett, blackman, "):
+        spectrogram.periodic_window("hanning", 8)  # type: ignore[arg-type]
 
 
 def numpy_frames(audio: np.ndarray, win: int, hop: int, n_fft: int) -> np.ndarray:

@@ -15,12 +15,12 @@ import torch
 
 from model.audio_input import read_audio
 from model.clap import Clap
-from model.embedding import encode_clips
 from model.losses import normalised
 from tests.small_backbone import SMALL_AUDIOCLIP
 from tests.small_clap import SMALL_CLAP, save_clap, small_clap
 from tests.system.conftest import QUIET, ROOT, Command
 from utils.datasets import MadeSounds
+from utils.tasks.contrastive_base import encode_clips
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,6 @@ class ClipCache:
             "settings": dict(settings),
             "libraries": {
                 "libsndfile": soundfile.__libsndfile_version__,
-                "librosa": version("librosa"),
                 "soxr": version("soxr"),
             },
             "files": _sizes_and_times(root, paths),
