@@ -17,12 +17,12 @@ FROM pytorch/pytorch:2.11.0-cuda13.0-cudnn9-runtime
 ENV AUDIOCLIP_CACHE=/cache PYTHONDONTWRITEBYTECODE=1 PIP_BREAK_SYSTEM_PACKAGES=1 UV_BREAK_SYSTEM_PACKAGES=1
 
 WORKDIR /audioclip
-COPY requirements.txt .ci/build-constraints.txt /tmp/
-# The packages of the image, torch's with CUDA, stay as they are.
+COPY pyproject.toml requirements.lock .ci/build-constraints.txt /tmp/
+# The image's torch stays; if requirements.lock has another version, this fails, and the image needs another tag.
 RUN pip install --no-cache-dir uv && \
     pip freeze > /tmp/image.txt && grep '^torch' /tmp/image.txt > /tmp/torch.txt && \
-    uv pip install --system --no-cache --build-constraints /tmp/build-constraints.txt \
-        --constraints /tmp/torch.txt -r /tmp/requirements.txt
+    uv pip install --system --no-cache --build-constraints /tmp/build-constraints.txt --no-verify-hashes \
+        --constraints /tmp/torch.txt --constraints /tmp/requirements.lock -r /tmp/pyproject.toml --extra train
 COPY . .
 
 CMD ["python", "main.py", "--config", "protocols/quickstart.json"]
