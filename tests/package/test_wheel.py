@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,37 @@ def test_the_installed_package_computes_what_a_clone_computes(installed: Path, t
         np.testing.assert_allclose(ours["probabilities"].sum(axis=1), 1, rtol=1e-6)
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+@pytest.mark.processes
+def test_the_readme_works_in_a_bare_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
+    """The packages come from uv's cache, if they are there, or from the index."""
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("uv is not installed in this environment")
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "bare"], check=True)
+    python = tmp_path / "bare/bin/python"
+    install = [uv, "pip", "install", "--quiet", "--python", python, built[0]]
+    subprocess.run([*install, "--no-verify-hashes", "--constraints", ROOT / "requirements.lock"], check=True)
+    code = (ROOT / "README.md").read_text().partition("## Install the package")[2]
+    code = code.partition("```python\n")[2].partition("```")[0]
+    assert "embed_audio" in code
+    code = code.replace('"AudioCLIP-Full-Training"', repr(str(tmp_path / "weights")))
+    make = f"""
+import audioclip, numpy, soundfile, torch
+torch.manual_seed(1)
+audioclip.AudioCLIP(**{SMALL}, pretrained=False).save_pretrained({str(tmp_path / "weights")!r})
+soundfile.write("dog.wav", numpy.random.default_rng(1).normal(0, 0.1, 44100), 44100)
+"""
+    done = subprocess.run(
+        [python, "-c", make + code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"tensor\(\[\[ *-?0\.\d+, +-?0\.\d+\]\]", done.stdout), done.stdout
+    command = subprocess.run(
+        [tmp_path / "bare/bin/audioclip", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "embed" in command.stdout
 
 
 def test_importing_the_package_imports_nothing_heavy(installed: Path, tmp_path: Path) -> None:
