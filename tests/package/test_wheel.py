@@ -197,7 +197,7 @@ def test_the_readme_works_in_a_bare_environment(built: tuple[Path, Path], tmp_pa
         pytest.skip("uv is not installed in this environment")
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "bare"], check=True)
     python = tmp_path / "bare/bin/python"
-    install = [uv, "pip", "install", "--quiet", "--python", python, built[0]]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", python, built[0]]
     subprocess.run([*install, "--no-verify-hashes", "--constraints", ROOT / "requirements.lock"], check=True)
     code = (ROOT / "README.md").read_text().partition("## Install the package")[2]
     code = code.partition("```python\n")[2].partition("```")[0]
