@@ -24,12 +24,13 @@ from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandle
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.indexing import Embedding, FolderIndex, Update, embed_files, rank_labels
 from demo.made import made_collection
-from demo.weights import Weights, find_demo_weights
 from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
 from model.clip.image_input import read_image
+from model.commands.index import FolderIndex, Update, embed_files, score_labels
+from model.commands.store import Embedding
+from model.weights.described import DescribedWeights, describe_weights, released_or_untrained
 from model.weights.releases import WeightsError
 from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels
 
@@ -118,7 +119,8 @@ class Queries:
             raise ValueError(f"There are {len(labels)} labels; give 1 to {MAX_LABELS}.")
         kind, embedding = self._file(path, upload)
         texts = embed_labels(self._model, labels, template)
-        ranked = rank_labels(self._model, kind, embedding, labels, texts)
+        scores = score_labels(self._model, kind, embedding, texts)
+        ranked = sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
         return [{"label": label, "probability": probability} for label, probability in ranked]
 
     def _file(self, path: str, upload: str) -> Upload:
@@ -234,7 +236,7 @@ def describe(index: FolderIndex, update: Update, *, made: bool) -> dict[str, Any
     }
 
 
-def _worth(weights: Weights) -> str:
+def _worth(weights: DescribedWeights) -> str:
     """Explain how reliable a label's percentage is, particularly if the label is untrained."""
     share = "The percentages of the listed labels add up to 100 %, even if none of the labels fits. "
     if not weights.trained_labels:
@@ -257,11 +259,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "folder", nargs="?", help="folder with sounds and images; default: a folder of synthetic examples"
     )
-    parser.add_argument("--weights", help="weights to use; accepts the same values as in demo/search.py")
+    parser.add_argument(
+        "--weights",
+        help="name of a release, a weights file, a run folder, or a folder written by save_pretrained; "
+        "default: the released weights if they are in assets/, otherwise random weights",
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"port; 0 picks a free one (default: {PORT})")
     given = parser.parse_args(arguments)
     try:
-        weights = find_demo_weights(given.weights)
+        weights = describe_weights(given.weights or released_or_untrained())
         index = FolderIndex(given.folder or made_collection(), weights)
         model = weights.load()
         update = index.update(lambda: model)

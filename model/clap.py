@@ -20,6 +20,7 @@ from .clip.texts import Text, TextTooLong, fill_template
 from .embedding import WindowedEmbedding
 from .inputs import refuse_other_shapes, refuse_unit_range
 from .losses import Logits
+from .own_name import how_to_install
 from .weights.hub_folders import HubFolder, find_hub_folder
 from .weights.releases import WeightsError
 from .weights.training_data import seen_in_training
@@ -240,7 +241,7 @@ def _require_transformers() -> None:
     except ImportError as error:
         raise WeightsError(
             f"CLAP models need the package transformers, which cannot be imported ({error}): "
-            "pip install 'transformers>=5,<6'"
+            f"{how_to_install('peers')}"
         ) from None
 
 

@@ -24,6 +24,7 @@ from .esresnet.attention import Gate
 from .esresnet.esresnext import ESResNeXt
 from .esresnet.inference import folded
 from .losses import clamped_scale
+from .own_name import require
 from .zero_shot import embed_labels
 
 ONNX_OPSET = 18
@@ -150,7 +151,11 @@ def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) ->
     """Export a module to an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
 
     The file also stores the `metadata`.
+
+    Raises:
+        ImportError: The package onnxscript is missing.
     """
+    require("onnxscript", extra="export")
     import onnxscript  # noqa: F401, PLC0415 - torch.onnx needs it; importing it takes a while
 
     output = "probabilities" if isinstance(module, ExportableZeroShot) else "embeddings"

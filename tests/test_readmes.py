@@ -45,8 +45,10 @@ def test_files_and_modules_of_commands_exist(readme: Path) -> None:
         r"(?:tests|demo|protocols|assets|utils|ignite_trainer)/[\w\-/.]+\.(?:py|json|png|ipynb)", text
     ):
         assert (ROOT / name).exists() or name in OWN_PROTOCOLS, name
-    for module in re.findall(r"python -m ((?:utils|ignite_trainer)[\w.]*)", text):
-        assert importlib.util.find_spec(module), module
+    for module in re.findall(r"python -m ((?:utils|ignite_trainer|model)[\w.]*)", text):
+        found = importlib.util.find_spec(module)
+        assert found, module
+        assert not found.submodule_search_locations or importlib.util.find_spec(f"{module}.__main__"), module
 
 
 def test_every_protocol_is_in_the_readme() -> None:

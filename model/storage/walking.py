@@ -1,10 +1,15 @@
-"""Recursive listing of files, following links."""
+"""Recursive listing of files, following links; their names."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Control characters, half surrogate pairs (which JSON can have), line and paragraph separators. Format
+# characters are allowed: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew direction marks.
+_REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
 
 def files_below(
@@ -75,6 +80,11 @@ def folders_of(folder: Path) -> list[str]:
 def shown(name: str) -> str:
     """Show a name that may not be UTF-8, with foreign bytes as `\\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def is_plain(text: str) -> bool:
+    """Return whether text is on one line, without characters that control a terminal."""
+    return text.isprintable() or all(unicodedata.category(mark) not in _REFUSED for mark in text)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..own_name import NAMES, PACKAGE
 from .files import read_entries
 from .releases import WeightsError, released_hashes
 
@@ -82,9 +83,11 @@ def arguments_for(model_class: type, file: Path) -> dict[str, Any]:
         arguments = ", ".join(f"{key}={value!r}" for key, value in known.args.items())
         how = (
             f"Build {name}({arguments}) from {module} instead, and load the file with read_state_dict and "
-            "load_weights from model.weights.loading."
+            f"load_weights from {PACKAGE}.weights.loading."
         )
-        if module.partition(".")[0] == __name__.partition(".")[0]:
+        package, dot, submodule = module.partition(".")
+        if package in NAMES:
+            module = f"{PACKAGE}{dot}{submodule}"
             arguments = ", ".join([*filter(None, [arguments]), f"pretrained={str(file)!r}"])
             how = f"Build {name} instead: from {module} import {name}; model = {name}({arguments}).eval()"
         raise WeightsError(f"{file} holds weights of {known.path}, not of {model_class.__name__}. {how}")

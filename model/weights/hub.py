@@ -27,7 +27,7 @@ _CARD = """\
 
 An AudioCLIP: audio, images and text in one embedding space (arXiv 2106.13043). Load it with
 
-    from model.audioclip import AudioCLIP
+    from audioclip import AudioCLIP
     model = AudioCLIP.from_pretrained("FOLDER, OR OWNER/NAME")
 """
 

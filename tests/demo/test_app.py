@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from demo import app
 from demo.app import Queries, describe, make_application
-from demo.indexing import FolderIndex
 from demo.made import made_collection
-from demo.weights import LIMITS, find_demo_weights
 from model.audioclip import AudioCLIP
+from model.commands.index import FolderIndex
+from model.weights.described import LIMITS, describe_weights
 from tests.browser import watched_page
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(folder: Path, small_model: AudioCLIP, weights_folder: Path) -> FolderIndex:
-    weights = find_demo_weights(str(weights_folder))
+    weights = describe_weights(str(weights_folder))
     index = FolderIndex(folder, weights, store=folder.parent / "store")
     index.update(lambda: small_model)
     return index
@@ -330,3 +331,21 @@ def test_old_uploads_are_dropped(
         queries.rank(upload=first)
     with pytest.raises(ValueError, match="There are 0 labels; give 1 to 500"):
         queries.classify(upload=last, labels=[])
+
+
+@pytest.mark.usefixtures("_loaded_before")
+def test_without_a_folder_synthetic_examples_are_served(
+    monkeypatch: pytest.MonkeyPatch, weights_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[Any] = []
+
+    async def stop(application: Any, port: int) -> None:
+        served.append(application)
+        assert port == 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "_serve", stop)
+    assert app.main(["--weights", str(weights_folder), "--port", "0"]) == 0
+    assert len(served) == 1
+    assert app.main(["nowhere", "--weights", str(weights_folder)]) == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err

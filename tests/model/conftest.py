@@ -31,6 +31,14 @@ def small_model() -> AudioCLIP:
     return AudioCLIP(**SMALL_AUDIOCLIP, pretrained=False).eval()
 
 
+@pytest.fixture(scope="session")
+def weights_folder(small_model: AudioCLIP, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save the small model in the hub's layout."""
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    small_model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def take_for_released(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Return a function that makes a file count as the release of the same name, whatever its size."""

@@ -1,6 +1,7 @@
 """Networks exported with torch.export and to ONNX equal the eager ones for any batch size and length."""
 
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from model.audioclip import AudioCLIP
+from model.commands.cli import main
+from model.commands.export import write
 from model.esresnet.esresnext import ESResNeXt
 from model.exporting import ExportableAudioTower, ExportableZeroShot, export_program, save_onnx
 from tests.small_backbone import SMALL_AUDIOCLIP, clips
-from utils.export import main, write
 
 # torch's own warnings, when it exports to ONNX and when it reads the result
 pytestmark = [
@@ -94,7 +96,7 @@ def test_the_command_exports_a_saved_model(
     model: AudioCLIP, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model.save_pretrained(tmp_path / "saved")
-    assert main([str(tmp_path / "saved"), str(tmp_path / "tower.pt2")]) == 0
+    assert main(["export", str(tmp_path / "saved"), str(tmp_path / "tower.pt2")]) == 0
     assert "tower.pt2" in capsys.readouterr().out
     audio = clips(2)
     with torch.no_grad():
@@ -106,11 +108,18 @@ def test_the_command_exports_a_saved_model(
 def test_the_command_reports_missing_weights_and_unknown_formats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "absent.pt"), str(tmp_path / "x.onnx")]) == 1
+    assert main(["export", str(tmp_path / "absent.pt"), str(tmp_path / "x.onnx")]) == 1
     assert "absent.pt: no such file" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["any", str(tmp_path / "x.tflite")])
+    assert main(["export", "any", str(tmp_path / "x.tflite")]) == 2
     assert "must end in .onnx or .pt2" in capsys.readouterr().err
+
+
+def test_without_onnxscript_the_error_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main(["export", "any", str(tmp_path / "x.onnx")]) == 1
+    assert capsys.readouterr().err == "The package onnxscript is missing: pip install '.[export]'\n"
 
 
 def test_a_float64_tower_is_refused() -> None:

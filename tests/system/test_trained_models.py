@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from demo import search
 from ignite_trainer.commands import cli
 from model.audioclip import AudioCLIP
+from model.commands import cli as model_cli
+from model.commands import export
 from model.weights.loading import read_state_dict
 from tests.system.conftest import DEFAULTS, QUIET, ROOT
-from utils import export
 
 RESULTS = "results/Quickstart"
 SMALL_DATA = """
@@ -40,7 +41,7 @@ def commands() -> Iterator[list[str]]:
         for block in blocks(readme, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                if words and (RESULTS in words or "classify" in words):
+                if words and (RESULTS in words or words[0] == "audioclip" or "-m model" in line):
                     yield words
 
 
@@ -56,10 +57,8 @@ def run_command(words: list[str]) -> int:
     if words[:2] == ["python", "main.py"]:
         words = [str(ROOT / word) if word.startswith("protocols/") else word for word in words]
         return cli.main([*words[2:], *SMALL_DATA, *QUIET], defaults=DEFAULTS)
-    if words[:3] == ["python", "-m", "utils.export"]:
-        return export.main(words[3:])
-    assert words[:2] == ["python", "demo/search.py"], words
-    return search.main([file for word in words[2:] for file in expand(word)])
+    words = words[3:] if words[:3] == ["python", "-m", "model"] else words[1:]
+    return model_cli.main([file for word in words for file in expand(word)])
 
 
 def use_as_home(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -93,11 +92,15 @@ def own_files(trained_folder: Path) -> Iterator[None]:
     for sound in sounds:
         noise = np.random.default_rng(len(sound.name)).uniform(-0.5, 0.5, 9000)
         soundfile.write(sound, noise, 44100)
+    recordings = trained_folder / "recordings"
+    recordings.mkdir()
+    shutil.copy(sounds[0], recordings)
     picture = trained_folder / "photo.jpg"
     Image.new("RGB", (64, 64), "green").save(picture)
     yield
     for file in (*sounds, picture):
         file.unlink()
+    shutil.rmtree(recordings)
 
 
 @pytest.mark.parametrize("code", blocks("README.md", "python"))
@@ -114,6 +117,7 @@ def test_python_of_the_readme_runs(
     else:
         request.getfixturevalue("own_files")
     names: dict[str, Any] = {}
+    code = code.replace("from audioclip import", "from model import")
     exec(code.replace('"AudioCLIP-Full-Training"', f'"{RESULTS}"'), names)
     (file,) = names["model"].weights_files
     output = capsys.readouterr()
@@ -132,8 +136,9 @@ def test_python_of_the_readme_runs(
 
 def test_the_readmes_contain_commands_with_trained_models() -> None:
     programs = {(words[1], words[2]) for words in commands()}
-    searching = {("demo/search.py", "search"), ("demo/search.py", "classify")}
-    assert {("main.py", "-c"), ("-m", "utils.export"), *searching} <= programs
+    assert {("main.py", "-c"), ("-m", "model")} <= programs
+    words = {word for words in commands() if words[0] == "audioclip" or "model" in words for word in words}
+    assert {"embed", "search", "classify", "export"} <= words
 
 
 @pytest.mark.usefixtures("trained_folder")
@@ -153,12 +158,15 @@ def test_a_command_of_the_readmes_runs(
     monkeypatch.setattr(export, "write", write)
     if RESULTS not in words:  # otherwise, it runs unchanged after `make run`
         request.getfixturevalue("own_files")
-        words = [*words, "--weights", RESULTS]
+        words = [RESULTS if word == "AudioCLIP-Full-Training" else word for word in words]
+        words += [] if "export" in words else ["--weights", RESULTS]
     assert run_command(words) == 0
     output = capsys.readouterr()
-    if "utils.export" in words:
+    if "export" in words:
         assert written[0].audio.hop_length == 512
-    if "search" in words:
+    if "embed" in words:
+        assert output.err.splitlines()[-1].startswith("1 sound, 1 image; ")
+    if "search" in words and "siren" in words:
         assert output.err.splitlines()[-1].startswith("30 sounds, 0 images; newly embedded: 30,")
         assert output.out.splitlines()[0] == "Sounds" and len(output.out.splitlines()) == 11
     if "classify" in words:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-# Control characters, half surrogate pairs (which JSON can have), line and paragraph separators. Format
-# characters are allowed: Persian needs the non-joiner, emoji the joiner, Arabic and Hebrew direction marks.
-_REFUSED = ("Cc", "Cs", "Zl", "Zp")
+from model.storage.walking import is_plain
+
 _EMPTY = frozenset(
     """
     nan NaN -nan -NaN <NA> #N/A #NA N/A n/a NULL null \\N 1.#QNAN -1.#QNAN 1.#IND -1.#IND
@@ -213,11 +212,6 @@ def trimmed(text: str) -> str:
     if text.isprintable() or any(unicodedata.category(mark) not in ("Cf", "Zs") for mark in text):
         return text
     return ""
-
-
-def is_plain(text: str) -> bool:
-    """Return whether text is on one line, without characters that control a terminal."""
-    return text.isprintable() or all(unicodedata.category(mark) not in _REFUSED for mark in text)
 
 
 def one_line(text: str) -> str:

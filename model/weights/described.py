@@ -1,4 +1,4 @@
-"""Choose the weights of a demo and describe their limits; `model` builds and loads the network."""
+"""Finds weights and describes what they were trained on and their limits, before they are loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ignite_trainer.api.self_description import listing
-from model.audioclip import AudioCLIP
-from model.weights.built_from import arguments_for
-from model.weights.files import read_entries
-from model.weights.hub import CONFIG, WEIGHTS, is_hub_layout
-from model.weights.releases import DEFAULT_ASSETS, RELEASES, WeightsError, find_weights
+from ..audioclip import AudioCLIP
+from . import releases
+from .built_from import arguments_for
+from .files import read_entries
+from .hub import CONFIG, WEIGHTS, is_hub_layout
+from .releases import DEFAULT_ASSETS, WeightsError, find_weights
 
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
@@ -26,9 +26,9 @@ SEED = 0
 LIMITS = (
     "The weights are random. Rankings between texts, sounds and images, and all zero-shot classification, "
     "are therefore arbitrary. Only similarities among sounds or among images mean something, and far less "
-    f"than with a trained model. To download the released weights (537 MB): python -m utils.fetch {RELEASED}"
+    f"than with a trained model. Name {RELEASED} as the weights to download the released ones (537 MB)."
 )
-"""Message that the demos show if the model is untrained."""
+"""What random weights are good for."""
 
 _SCORE = "score: "
 _ABOUT = {"image": "images", "text": "texts that are not training labels", "audio": "sounds"}
@@ -43,11 +43,11 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "
 
 
 @dataclass(frozen=True)
-class Weights:
-    """The weights of a demo, found but not loaded.
+class DescribedWeights:
+    """Weights that are found but not loaded.
 
     Attributes:
-        name: name to show on the page and in the terminal.
+        name: name to show.
         source: path for `AudioCLIP.from_pretrained`; None for random weights.
         files: files whose contents define the model.
         arguments: arguments of the network's constructor that differ from the published model's.
@@ -70,8 +70,8 @@ class Weights:
         labels, templates = self.trained_labels, self.trained_templates
         if not labels:
             return ""
-        around = "" if templates == ("{}",) else f' in the text "{listing(templates)}"'
-        return f"These weights come from a run on {len(labels)} labels{around}: {listing(labels)}."
+        around = "" if templates == ("{}",) else f' in the text "{_listing(templates)}"'
+        return f"These weights come from a run on {len(labels)} labels{around}: {_listing(labels)}."
 
     @property
     def trained_texts(self) -> list[str]:
@@ -91,7 +91,7 @@ class Weights:
             return None
         them = "them" if self.trained_templates == ("{}",) else "these texts"
         return (
-            f"{self.trained_on} Not among {them}: {listing(others)}. Their scores are far less reliable, "
+            f"{self.trained_on} Not among {them}: {_listing(others)}. Their scores are far less reliable, "
             "however high."
         )
 
@@ -113,31 +113,38 @@ class Weights:
             return AudioCLIP(**{**self.arguments, "pretrained": False}).to(device).eval()
 
 
-def find_demo_weights(source: str | None = None, *, assets: Path = DEFAULT_ASSETS) -> Weights:
-    """Find the weights to use; released weights are downloaded only if `source` names them.
+def released_or_untrained(*, assets: Path = DEFAULT_ASSETS) -> str:
+    """Return the name of the released weights if they are in `assets`, and otherwise "untrained"."""
+    return RELEASED if is_fetched(RELEASED, assets=assets) else UNTRAINED
+
+
+def is_fetched(name: str, *, assets: Path = DEFAULT_ASSETS) -> bool:
+    """Return whether a release is in `assets`, judged by its size."""
+    release = releases.RELEASES[name]
+    path = assets / release.file
+    return path.is_file() and path.stat().st_size == release.size_bytes
+
+
+def describe_weights(source: str, *, assets: Path = DEFAULT_ASSETS) -> DescribedWeights:
+    """Find weights and describe them; a missing release is downloaded.
 
     Args:
         source: name of a release, a weights file, a run folder, a folder with all runs of a protocol, or a
-            folder written by `AudioCLIP.save_pretrained`; "untrained" for random weights; None for the
-            released weights if they are in `assets`, and otherwise random weights.
+            folder written by `AudioCLIP.save_pretrained`; "untrained" for random weights.
         assets: folder of the released weights.
 
     Raises:
         WeightsError: The weights do not exist, or do not belong to an AudioCLIP.
     """
-    if source is None:
-        release = RELEASES[RELEASED]
-        path = assets / release.file
-        source = RELEASED if path.is_file() and path.stat().st_size == release.size_bytes else UNTRAINED
     if source == UNTRAINED:
-        return Weights(UNTRAINED, None, limits=LIMITS)
+        return DescribedWeights(UNTRAINED, None, limits=LIMITS)
     if is_hub_layout(source):
         folder = Path(source).expanduser()
         if not folder.is_dir():
             raise WeightsError(f"{source}: not a folder. Download it from the Hugging Face Hub first.")
-        return Weights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
+        return DescribedWeights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
     path = find_weights(source, assets=assets, others=(UNTRAINED,))
-    return Weights(
+    return DescribedWeights(
         path.stem,
         path,
         files=(path,),
@@ -204,6 +211,12 @@ def _args_of_run(path: Path, section: str) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return args if isinstance(args, dict) and folder.name == "checkpoints" else {}
+
+
+def _listing(names: Sequence[str], *, most: int = 16) -> str:
+    """Join at most `most` names, and count the rest."""
+    more = [f"and {len(names) - most} more"] * (len(names) > most)
+    return ", ".join([*names[:most], *more])
 
 
 def _plain(label: str) -> str:

@@ -1,4 +1,4 @@
-"""Weights of the demos, and messages about their limits."""
+"""Weights are found and described: their network, their limits, what they were trained on."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_research.protocols import Done
 
-from demo.weights import LIMITS, RELEASED, UNTRAINED, Weights, find_demo_weights
 from model.audioclip import AudioCLIP
 from model.weights import releases
+from model.weights.described import (
+    LIMITS,
+    RELEASED,
+    UNTRAINED,
+    DescribedWeights,
+    describe_weights,
+    released_or_untrained,
+)
 from model.weights.releases import RELEASES, WeightsError
 
 
-def test_without_released_weights_a_message_explains_random_ones(tmp_path: Path) -> None:
-    weights = find_demo_weights(assets=tmp_path)
+def test_random_weights_come_with_an_explanation() -> None:
+    weights = describe_weights(UNTRAINED)
     assert (weights.name, weights.source, weights.limits) == (UNTRAINED, None, LIMITS)
-    assert f"python -m utils.fetch {RELEASED}" in LIMITS and "zero-shot classification" in LIMITS
+    assert f"Name {RELEASED} as the weights" in LIMITS and "zero-shot classification" in LIMITS
 
 
 def test_complete_released_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert released_or_untrained(assets=tmp_path) == UNTRAINED
     path = tmp_path / RELEASES[RELEASED].file
     path.write_bytes(b"1234")
-    assert find_demo_weights(assets=tmp_path).name == UNTRAINED  # with another size
+    assert released_or_untrained(assets=tmp_path) == UNTRAINED  # with another size
     torch.save({"weight": torch.zeros(1)}, path)
     size = path.stat().st_size
     known = {**RELEASES, RELEASED: replace(RELEASES[RELEASED], size_bytes=size)}
     monkeypatch.setattr(releases, "RELEASES", known)
-    monkeypatch.setattr("demo.weights.RELEASES", known)
-    weights = find_demo_weights(assets=tmp_path)
+    assert released_or_untrained(assets=tmp_path) == RELEASED
+    weights = describe_weights(RELEASED, assets=tmp_path)
     assert (weights.name, weights.source, weights.limits) == (RELEASED, path, None)
 
 
@@ -47,7 +54,7 @@ def test_a_checkpoint_has_the_network_of_its_run(
     (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": model}))
     header = 'clip,fold,target,prediction,score: dog,"score: sea, waves"\n'
     (tmp_path / "run/predictions.csv").write_text(header)
-    weights = find_demo_weights(str(path))
+    weights = describe_weights(str(path))
     assert weights.trained_labels == ("dog", "sea, waves")
     assert weights.name == "best_accuracy_epoch-3_0.9000" and "pretrained" not in weights.arguments
     loaded = weights.load()
@@ -57,7 +64,7 @@ def test_a_checkpoint_has_the_network_of_its_run(
     with pytest.raises(
         WeightsError, match=r"holds weights of model\.X, not of AudioCLIP\. Build X instead: "
     ):
-        find_demo_weights(str(path))
+        describe_weights(str(path))
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_towers_that_kept_random_weights_are_named(
 ) -> None:
     best = run(pretrained, *frozen)
     for checkpoint in (best, best.with_name("last_epoch-4.pt")):
-        limits = find_demo_weights(str(checkpoint)).limits
+        limits = describe_weights(str(checkpoint)).limits
         expected = f"The {towers} random weights, which the run did not train: results for "
         assert (limits is None) == (towers is None)
         assert limits is None or (limits.startswith(expected) and limits.endswith("are arbitrary."))
@@ -113,13 +120,13 @@ def test_weights_of_a_run_with_a_damaged_protocol_are_refused(run: Callable[...,
     best = run(False, *CLIP)
     (best.parents[1] / "protocol.json").write_text("[]")
     with pytest.raises(WeightsError, match=r"protocol\.json"):
-        find_demo_weights(str(best))
+        describe_weights(str(best))
 
 
 def test_damaged_frozen_weights_cause_no_message(run: Callable[..., Path]) -> None:
     best = run(False, *CLIP)
     (best.parent / "frozen_weights.pt").write_text("[]")
-    assert find_demo_weights(str(best)).limits is None
+    assert describe_weights(str(best)).limits is None
 
 
 MANY = tuple(f"class {number}" for number in range(18))
@@ -144,7 +151,7 @@ def test_one_line_names_untrained_labels(labels: tuple[str, ...], texts: list[st
         if said
         else None
     )
-    assert Weights("run", None, trained_labels=labels).caveat(texts) == expected
+    assert DescribedWeights("run", None, trained_labels=labels).caveat(texts) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,11 +165,11 @@ def test_the_templates_of_a_run_are_known(
     path = best.parents[1] / "protocol.json"
     task = {"class": "utils.tasks.AudioTextContrastive", "args": {"template": given} if given else {}}
     path.write_text(json.dumps({**json.loads(path.read_text()), "Task": task}))
-    assert find_demo_weights(str(best)).trained_templates == templates
+    assert describe_weights(str(best)).trained_templates == templates
 
 
 def test_a_label_in_another_template_is_untrained() -> None:
-    plain = Weights("run", None, trained_labels=("dog", "rain"))
+    plain = DescribedWeights("run", None, trained_labels=("dog", "rain"))
     assert plain.caveat(["dog", "rain"]) is None
     assert "Not among them: a dog, a rain. Their" in str(plain.caveat(["dog", "rain"], "a {}"))
     put = replace(plain, trained_templates=("a {}",))
@@ -173,21 +180,10 @@ def test_a_label_in_another_template_is_untrained() -> None:
 
 def test_a_hub_repository_must_be_downloaded_first() -> None:
     with pytest.raises(WeightsError, match="someone/audioclip: not a folder"):
-        find_demo_weights("someone/audioclip")
+        describe_weights("someone/audioclip")
 
 
 def test_random_weights_are_the_same_every_time(weights_folder: Path) -> None:
     arguments = json.loads((weights_folder / "config.json").read_text())
-    first, second = (Weights(UNTRAINED, None, arguments=arguments).load() for _ in range(2))
+    first, second = (DescribedWeights(UNTRAINED, None, arguments=arguments).load() for _ in range(2))
     assert torch.equal(first.audio.fc.weight, second.audio.fc.weight)
-
-
-def test_the_search_explains_random_weights(
-    tmp_path: Path, fill: Callable[..., None], command: Callable[..., Done]
-) -> None:
-    fill(tmp_path / "mine", sounds=1, pictures=1)
-    done = command("index", tmp_path / "mine", "--weights", "untrained")
-    assert done.status == 0
-    said = done.err.splitlines()
-    assert said[0] == LIMITS
-    assert said[-1] == "1 sound, 1 image; newly embedded: 2, removed: 0, unusable: 0"

@@ -1,0 +1,1 @@
+"""The command line: embed, search, classify and export."""

@@ -1,0 +1,237 @@
+"""Parses the command line and runs its command; torch is only imported if a command runs."""
+
+# ruff: noqa: PLC0415 (--help should be fast)
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..own_name import COMMAND
+from .outputs import EMBEDDING_SUFFIXES, EXPORT_SUFFIXES, SCORES_SUFFIXES, UsageError, check_output
+
+_EPILOG = f"""\
+  {COMMAND} embed ~/recordings photo.jpg --out embeddings.parquet
+  {COMMAND} search "dog barking" --in ~/recordings
+  {COMMAND} search --like bark.wav --in ~/recordings
+  {COMMAND} search --in ~/recordings                   # reads queries from the terminal
+  {COMMAND} classify bark.wav photo.jpg --labels dog rain "sea waves" --template "a sound of {{}}"
+  {COMMAND} export AudioCLIP-Full-Training tower.onnx
+
+Embeddings are kept in $AUDIOCLIP_CACHE (default: ~/.cache/audioclip), so a command embeds only new and
+changed files, and the same command continues an interrupted one. Exit status: 0 on success; 1 on an error, or
+if embed or classify meets an unusable file (it names the file and uses the others); 2 for an invalid command;
+130 after Ctrl-C.
+"""
+
+_EMBED = """\
+Write the embeddings of sounds and images to a file. A file in a folder is named by the folder's path as
+given, joined with the path below it. Parquet: columns path, kind ("audio" or "image"), sha256, and
+embedding (a list of float32 of fixed size); the metadata of the schema has "weights" and "weights_sha256".
+Safetensors: the tensor "embeddings", float32 [N, D]; the metadata also has, as JSON, the lists "paths",
+"kinds" and "sha256".
+"""
+
+_SEARCH = """\
+Rank the files of a folder. Sounds and images are ranked separately because their similarities to a text are
+on different scales. Unusable files are listed.
+"""
+
+_CLASSIFY = """\
+Rank labels by probability. The probabilities of the labels add up to 1, even if no label is right. If the
+weights come from a run, a warning lists the texts that the run was not trained on.
+"""
+
+_EXPORT = """\
+Export the audio tower of an AudioCLIP, or a zero-shot classifier with fixed classes, to a single file that
+needs none of this code. Input: audio, float32 [batch, channels, samples] in 16-bit units at 44.1 kHz.
+Output: embeddings of norm 1, or class probabilities.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of the process.
+
+    Returns:
+        The exit status: 0 on success, 1 on an error or if `embed` or `classify` meets an unusable file, 2 for
+        an invalid command, 130 after Ctrl-C.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of letters that the terminal's encoding lacks
+    given = _parser().parse_args(arguments)
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        kept = (
+            "" if given.command == "export" else " Finished embeddings are kept; the same command continues."
+        )
+        print(f"Stopped.{kept}", file=sys.stderr)
+        return 130
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (ValueError, OSError, ImportError) as error:  # WeightsError is a ValueError
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    """Check what can be checked without torch, then run the command."""
+    if given.command in ("embed", "classify"):
+        absent = [f"{path}: no such file or folder." for path in given.paths if not path.exists()]
+        if absent:
+            raise FileNotFoundError("\n".join(absent))
+    if given.command == "embed":
+        check_output(given.out, EMBEDDING_SUFFIXES)
+        from .embed import embed
+
+        return embed(given.paths, given.out, weights=given.weights, batch_size=given.batch_size)
+    if given.command == "classify":
+        _check_labels(given.labels)
+        if given.out is not None:
+            check_output(given.out, SCORES_SUFFIXES)
+        from .classify import classify
+
+        return classify(
+            given.paths,
+            given.labels,
+            template=given.template,
+            count=given.count,
+            out=given.out,
+            weights=given.weights,
+        )
+    if given.command == "search":
+        from .search import search
+
+        search(
+            given.folder,
+            text=given.text,
+            like=given.like,
+            count=given.count,
+            weights=given.weights,
+            store=given.store,
+        )
+        return 0
+    check_output(given.file, EXPORT_SUFFIXES)
+    from .export import export
+
+    export(
+        given.weights,
+        given.file,
+        class_names=given.classes,
+        template=given.template,
+        model_args=given.model_args,
+    )
+    return 0
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    """Raise a UsageError for likely mistakes: a single label, or a file among the labels."""
+    if len(labels) < 2:
+        raise UsageError(f"--labels has only {labels[0]!r}; give two or more, separated by spaces.")
+    for label in labels:
+        if Path(label).suffix and Path(label).is_file():
+            raise UsageError(f"--labels has {label!r}, which is a file; name files before --labels.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=COMMAND,
+        description="Embed, search and classify sounds and images with an AudioCLIP, or export it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    weights = argparse.ArgumentParser(add_help=False)
+    weights.add_argument(
+        "--weights",
+        help="name of a release, a weights file, a run folder, or a folder written by save_pretrained; "
+        '"untrained" for random weights; default: AudioCLIP-Full-Training, which is downloaded once (537 MB)',
+    )
+    paths = argparse.ArgumentParser(add_help=False, parents=[weights])
+    paths.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="sounds, images and folders")
+
+    embed = commands.add_parser(
+        "embed", parents=[paths], description=_EMBED, help="write embeddings to a file"
+    )
+    embed.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write: .parquet or .safetensors"
+    )
+    embed.add_argument(
+        "--batch-size",
+        type=_positive,
+        metavar="N",
+        help="sounds or images to embed at once (default: 8 sounds, 32 images)",
+    )
+
+    search = commands.add_parser(
+        "search", parents=[weights], description=_SEARCH, help="rank the files of a folder"
+    )
+    query = search.add_mutually_exclusive_group()
+    query.add_argument(
+        "text", nargs="?", help="text to search for; default: read texts line by line from stdin"
+    )
+    query.add_argument("--like", type=Path, metavar="FILE", help="sound or image to search by")
+    search.add_argument(
+        "--in", dest="folder", type=Path, required=True, metavar="FOLDER", help="folder to search"
+    )
+    search.add_argument(
+        "-n", "--count", type=_positive, default=10, help="sounds and images to show, each (default: 10)"
+    )
+    search.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the embeddings; default: a subfolder of the cache folder",
+    )
+
+    classify = commands.add_parser(
+        "classify", parents=[paths], description=_CLASSIFY, help="rank labels by probability"
+    )
+    classify.add_argument(
+        "--labels", nargs="+", action="extend", required=True, metavar="LABEL", help="candidate labels"
+    )
+    classify.add_argument(
+        "--template", default="{}", help="prompt template, with {} where the label goes (default: {})"
+    )
+    classify.add_argument(
+        "-n", "--count", type=_positive, default=10, help="labels to print per file (default: 10)"
+    )
+    classify.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=".csv to write instead of printing: columns path, kind, and one for each label",
+    )
+
+    export = commands.add_parser(
+        "export",
+        description=_EXPORT,
+        help="write the audio tower or a classifier as ONNX or for torch.export",
+    )
+    export.add_argument("weights", help="name of a release, weights file, folder or hub repository")
+    export.add_argument("file", type=Path, help="file to write: .onnx, or .pt2 for torch.export.load")
+    export.add_argument("--classes", nargs="+", metavar="NAME", help="classes of a zero-shot classifier")
+    export.add_argument("--template", default="{}", help="prompt template, with {} where the class goes")
+    export.add_argument(
+        "--model-args",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="constructor arguments that differ from the published model's",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number

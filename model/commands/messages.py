@@ -1,0 +1,83 @@
+"""What the commands print, besides their results: progress, unusable files, and the limits of weights."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from ..weights.described import RELEASED, DescribedWeights, describe_weights, is_fetched
+
+# Control characters, line and paragraph separators, characters that change the direction of text, surrogates.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_SECONDS = 30.0
+
+
+def escaped(text: str) -> str:
+    """Escape characters that are unsafe in a line of a terminal, as Python does: `\\x1b`."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str) -> None:
+    """Print a line to standard error."""
+    print(text, file=sys.stderr)
+
+
+def open_weights(source: str | None) -> DescribedWeights:
+    """Find the weights of a command, None for the released ones; say which they are and what limits them."""
+    if source is None and not is_fetched(RELEASED):
+        say(f"Downloading the weights {RELEASED} (537 MB), this once; --weights takes others.")
+    weights = describe_weights(source or RELEASED)
+    folder = Path(source or "").expanduser()
+    if source and weights.source not in (None, folder) and folder.is_dir():
+        say(f"{source}: {weights.source}")
+    if weights.limits:
+        say(weights.limits)
+    return weights
+
+
+def warn_of_untrained(weights: DescribedWeights, labels: Sequence[str], template: str = "{}") -> bool:
+    """Warn about labels that do not form training texts in this template; return whether there are any."""
+    caveat = weights.caveat(labels, template)
+    if caveat:
+        say(escaped(caveat))
+    return caveat is not None
+
+
+def name_unusable(wrong: Mapping[str, str], *, most: int | None = None) -> None:
+    """List unusable files with the reasons, at most `most` of them."""
+    for path, why in [*wrong.items()][:most]:
+        say(f"{escaped(path)}: {escaped(why)}")
+    if most is not None and len(wrong) > most:
+        say(f"... and {len(wrong) - most} more unusable files")
+
+
+class Progress:
+    """Shows on standard error how many files are embedded: a bar, or a line every half minute in a log."""
+
+    def __init__(self, *, total: int) -> None:
+        self._bar = tqdm(desc="Embedding", total=total, unit=" files", disable=None if total else True)
+        self._done, self._total = 0, total
+        self._started = self._printed = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def update(self, count: int) -> None:
+        """Count `count` more files as done."""
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._bar.disable and now - self._printed >= _LINE_SECONDS:
+            say(f"Embedding: {self._done:,} of {self._total:,} files ({now - self._started:.0f} s)")
+            self._printed = now

@@ -1,0 +1,94 @@
+"""The command line: help without torch, exit statuses, default weights, and the name of the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from toy_research.protocols import Done
+
+from model.commands import cli, messages
+from model.weights import releases
+from model.weights.described import LIMITS, RELEASED, UNTRAINED
+from model.weights.fetch import FetchError
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("words", [[], ["embed"], ["search"], ["classify"], ["export"]])
+def test_help_is_shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*words, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: python -m model {' '.join(words)}".rstrip())
+
+
+def test_help_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; sys.argv = ['model', '--help']; from model.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'requests'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("usage: python -m model")
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["index", "folder"],
+        ["search", "x"],
+        ["search", "x", "--in", ".", "-n", "0"],
+        ["embed", ".", "--out", "x.parquet", "--batch-size", "many"],
+    ],
+)
+def test_a_wrong_command_has_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert "usage: python -m model" in capsys.readouterr().err
+
+
+def test_the_default_weights_are_downloaded_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The released weights are only named here, because they are large."""
+    asked = list[Path]()
+
+    def fetch(_: object, target: Path) -> Path:
+        asked.append(target)
+        raise FetchError(f"{target}: offline")
+
+    monkeypatch.setattr(releases, "fetch", fetch)
+    monkeypatch.setattr(messages, "is_fetched", lambda _: False)
+    words = ["embed", str(folder), "--out", str(tmp_path / "x.safetensors")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"Downloading the weights {RELEASED} (537 MB), this once; --weights takes others."
+    assert said[1] == f"{asked[0]}: offline"
+    assert len(asked) == 1 and asked[0].name == f"{RELEASED}.pt"
+    path = tmp_path / f"{RELEASED}.pt"
+    torch.save({}, path)
+    monkeypatch.setattr(releases, "fetch", lambda *_: path)
+    monkeypatch.setattr(messages, "is_fetched", lambda _: True)
+    assert messages.open_weights(None).source == path
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("_loaded_before")
+def test_random_weights_are_explained(folder: Path, command: Callable[..., Done]) -> None:
+    done = command("search", "rain", "--in", folder, "--weights", UNTRAINED)
+    assert done.status == 0
+    said = done.err.splitlines()
+    assert said == [LIMITS, "8 sounds, 4 images; newly embedded: 12, removed: 0, unusable: 0"]
+
+
+def test_absent_weights_are_reported(folder: Path, command: Callable[..., Done]) -> None:
+    done = command("embed", folder, "--out", folder.parent / "x.parquet", "--weights", "absent.pt")
+    assert done.status == 1
+    assert done.err.startswith("absent.pt: no such file or folder of runs.")
