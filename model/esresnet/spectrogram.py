@@ -46,10 +46,12 @@ def periodic_window(name: Window | None, length: int) -> Tensor:
         return torch.ones(length)
     if name not in get_args(Window):
         raise ValueError(f"window is {name!r}; allowed are {', '.join(get_args(Window))}, and None.")
+    # transformers leaves torch.linspace on the CPU under torch.device("meta"), unless the device is named
+    device, dtype = torch.get_default_device(), torch.float64
     if name == "blackmanharris":
-        window = windows.general_cosine(length, a=_BLACKMAN_HARRIS, sym=False, dtype=torch.float64)
+        window = windows.general_cosine(length, a=_BLACKMAN_HARRIS, sym=False, dtype=dtype, device=device)
     else:
-        window = getattr(windows, name)(length, sym=False, dtype=torch.float64)
+        window = getattr(windows, name)(length, sym=False, dtype=dtype, device=device)
     return window.to(torch.get_default_dtype())
 
 

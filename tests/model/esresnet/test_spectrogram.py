@@ -47,6 +47,20 @@ def test_an_unknown_window_is_refused() -> None:
         spectrogram.periodic_window("hanning", 8)  # type: ignore[arg-type]
 
 
+def test_windows_are_on_the_default_device_also_where_linspace_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = torch.linspace
+
+    def linspace(*args: Any, device: torch.device | str | None = None, **kwargs: Any) -> Tensor:
+        return original(*args, device=device or "cpu", **kwargs)
+
+    monkeypatch.setattr(torch, "linspace", linspace)
+    for name in get_args(spectrogram.Window):
+        with torch.device("meta"):
+            assert spectrogram.periodic_window(name, 8).device.type == "meta"
+
+
 def numpy_frames(audio: np.ndarray, win: int, hop: int, n_fft: int) -> np.ndarray:
     """Cut windowed frames `[N, n_fft]`, zero-padded on both sides, one at a time."""
     count = 1 if len(audio) <= win else 1 + math.ceil((len(audio) - win) / hop)
