@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A company's own certificates are only known to the system.
+# A company's own certificates are only known to the system, where neither uv nor pip before 24.2 looks by itself.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SYSTEM_CERTS := import ssl; paths = ssl.get_default_verify_paths(); print(paths.cafile or paths.capath or "")
 UV := UV_SYSTEM_CERTS=true $(BIN)/uv pip
 INSTALL := $(UV) install --quiet --python $(BIN)/python --build-constraints .ci/build-constraints.txt
 # With another build of torch, such as UV_TORCH_BACKEND=cpu, the versions are the same but the files are not.
@@ -71,7 +73,7 @@ $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
 	@echo "Setting up $(VENV) (5 GB with CUDA's libraries; only this once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@test -x $(BIN)/uv || $(PIP) uv 2>/dev/null || $(PIP) --cert "$$($(BIN)/python -c '$(SYSTEM_CERTS)')" uv
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.uv requirements.lock .ci/build-constraints.txt
