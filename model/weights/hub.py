@@ -12,7 +12,7 @@ from torch import nn
 
 from .built_from import NOT_OF_THE_NETWORK
 from .fetch import through_proxy
-from .hub_folders import HUB_ERRORS
+from .hub_folders import HUB_ERRORS, reason
 from .loading import load_weights, read_state_dict
 from .releases import WeightsError
 
@@ -81,7 +81,7 @@ class HubLayout(
         except HUB_ERRORS as error:
             raise WeightsError(
                 f"{source}: no such folder, and cannot be fetched from the Hugging Face Hub"
-                f"{through_proxy(constants.ENDPOINT)}: {error}"
+                f"{through_proxy(constants.ENDPOINT)}: {reason(error)}."
             ) from None
 
     @classmethod

@@ -1,6 +1,7 @@
 """Finds models of the transformers library: a folder, or a repository on the Hugging Face Hub."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from .fetch import through_proxy
 from .releases import RANDOM_INSTEAD, WeightsError
 
-HUB_ERRORS: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
+_HTTP_ERROR = HfHubHTTPError.__bases__[0]  # of the installed huggingface_hub: requests, httpx or httpx2
+_INVALID_URL: type[Exception] = import_module(_HTTP_ERROR.__module__).InvalidURL
+HUB_ERRORS: tuple[type[Exception], ...] = (_HTTP_ERROR, _INVALID_URL, OSError)
 """Errors of a download: OSError, and those of the HTTP library of the installed huggingface_hub."""
 _HUB_OR_NAME_ERRORS: tuple[type[Exception], ...] = (*HUB_ERRORS, ValueError)
 
@@ -63,6 +66,11 @@ def find_hub_folder(source: str | Path, *, model_type: str) -> HubFolder:
     return HubFolder(path, name, files)
 
 
+def reason(error: Exception) -> str:
+    """Return the message of one of `HUB_ERRORS`, without a password or a final full stop."""
+    return "an address is not valid" if isinstance(error, _INVALID_URL) else str(error).rstrip(".")
+
+
 def _weights_in(folder: Path) -> tuple[Path, ...]:
     found = (tuple(sorted(folder.glob(pattern))) for pattern in _WEIGHTS)
     return next(filter(None, found), ())
@@ -74,6 +82,6 @@ def _fetch(name: str, patterns: tuple[str, ...]) -> Path:
     except _HUB_OR_NAME_ERRORS as error:
         raise WeightsError(
             f"{name}: no such folder, and cannot be fetched from the Hugging Face Hub"
-            f"{through_proxy(constants.ENDPOINT)}: {str(error).rstrip('.')}. On a machine without a network, "
+            f"{through_proxy(constants.ENDPOINT)}: {reason(error)}. On a machine without a network, "
             f"name a folder with the repository's files. {RANDOM_INSTEAD}"
         ) from None

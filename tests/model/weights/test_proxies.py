@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(range(256)) * 100
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+MALFORMED = {
+    "http://user:secret@127.0.0.1:port": "127.0.0.1:port",
+    "http://user:secret/secret@127.0.0.1:9": "127.0.0.1:9",
+}
+"""Addresses of proxies, and how messages show them."""
 LOGIN = "Basic dXNlcjpzZWNyZXQ="  # user:secret
 
 
@@ -223,8 +228,7 @@ def test_a_proxy_that_refuses_is_named(
         ("127.0.0.1:9", "127.0.0.1:9", "Connection refused"),
         ("http://127.0.0.1:9/", "127.0.0.1:9", "Connection refused"),
         ("user:secret@127.0.0.1:9", "127.0.0.1:9", "an address is not valid"),
-        ("http://user:secret@127.0.0.1:port", "127.0.0.1:port", "an address is not valid"),
-        ("http://user:secret/secret@127.0.0.1:9", "127.0.0.1:9", "an address is not valid"),
+        *((value, shown, "an address is not valid") for value, shown in MALFORMED.items()),
     ],
 )
 def test_a_proxy_that_cannot_be_reached_is_named(
@@ -291,18 +295,33 @@ def test_passwords_in_invalid_addresses_are_not_shown(
     message_of_failure(RemoteFile("weights.pt", "https://127.0.0.1:9/weights.pt"), target, caplog)
 
 
-def test_a_proxy_before_the_hugging_face_hub_is_named(
-    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"http://user:wrong-secret@127.0.0.1:{proxy.port}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+def messages_of_the_hub(value: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> list[str]:
+    """Set the proxy; return the messages of the two ways to load a model from the hub."""
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     huggingface_hub.close_session()  # the next session reads the variables
     with pytest.raises(WeightsError) as of_audioclip:
         AudioCLIP.from_pretrained("someone/absent")
     with pytest.raises(WeightsError) as of_clap:
         find_hub_folder("someone/absent", model_type="clap")
     huggingface_hub.close_session()
-    for caught in (of_audioclip, of_clap):
-        assert f" through the proxy 127.0.0.1:{proxy.port}: " in str(caught.value)
-        assert "407 Proxy Authentication Required" in str(caught.value)
-        assert "secret" not in str(caught.value)
+    messages = [str(caught.value) for caught in (of_audioclip, of_clap)]
+    assert "secret" not in "".join(messages)
+    return messages
+
+
+def test_a_proxy_before_the_hugging_face_hub_is_named(
+    proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = f"http://user:wrong-secret@127.0.0.1:{proxy.port}"
+    for message in messages_of_the_hub(value, monkeypatch, tmp_path):
+        assert f" through the proxy 127.0.0.1:{proxy.port}: " in message
+        assert "407 Proxy Authentication Required" in message
+
+
+@pytest.mark.parametrize(("value", "shown"), MALFORMED.items())
+def test_a_malformed_proxy_before_the_hugging_face_hub_is_named(
+    value: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for message in messages_of_the_hub(value, monkeypatch, tmp_path):
+        assert f" through the proxy {shown}: an address is not valid." in message
