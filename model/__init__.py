@@ -5,10 +5,9 @@ quick: the names in `__all__` are imported, with torch, when they are first used
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
-from .storage.places import user_name
+from .storage.places import ensure_user_name
 
 if TYPE_CHECKING:
     from .audioclip import AudioCLIP
@@ -29,7 +28,7 @@ _MODULES = {
 
 # torch names a cache folder after the user, so importing torchvision fails if the user has no name, as in
 # `docker run --user 12345`.
-os.environ.setdefault("USER", user_name())
+ensure_user_name()
 
 
 def __getattr__(name: str) -> Any:
@@ -37,3 +36,8 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names too, which need not be imported yet."""
+    return sorted({*globals(), *__all__})

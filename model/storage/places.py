@@ -21,7 +21,7 @@ def default_cache_folder() -> Path:
     try:
         return (Path(users) if users else Path.home() / ".cache") / "audioclip"
     except RuntimeError:
-        return Path(tempfile.gettempdir(), f"audioclip-{user_name()}")
+        return Path(tempfile.gettempdir(), f"audioclip-{ensure_user_name()}")
 
 
 def default_assets() -> Path:
@@ -30,9 +30,10 @@ def default_assets() -> Path:
     return own if _PACKAGE.name == "model" and own.is_dir() else default_cache_folder() / "assets"
 
 
-def user_name() -> str:
-    """Return the user's name; without one, "user-" and the user's number, or "user" on Windows."""
+def ensure_user_name() -> str:
+    """Return the user's name; if there is none, set USER to `user-` and the user's number (or `user`)."""
     try:
         return getpass.getuser()
     except (ImportError, KeyError, OSError):  # ImportError: Windows
-        return f"user-{os.getuid()}" if hasattr(os, "getuid") else "user"
+        os.environ["USER"] = f"user-{os.getuid()}" if hasattr(os, "getuid") else "user"
+        return getpass.getuser()

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("model", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("model", "tests", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 
 BUILD = """
 import sys
@@ -153,6 +153,7 @@ def test_the_source_distribution_builds_the_same_wheel(built: tuple[Path, Path],
     with tarfile.open(archive) as files:
         files.extractall(tmp_path, filter="data")
     (sources,) = tmp_path.iterdir()
+    assert not (sources / "tests").exists()
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-c", BUILD, str(tmp_path / "out")]
     subprocess.run(command, cwd=sources, check=True, capture_output=True)
@@ -230,3 +231,8 @@ def test_every_public_name_can_be_imported(installed: Path, tmp_path: Path) -> N
     modules = ast.literal_eval(run(code, path=installed, folder=tmp_path))
     assert len(modules) >= 3
     assert all(name.startswith("audioclip.") for name in modules)
+
+
+def test_public_names_are_listed_before_they_are_imported(installed: Path, tmp_path: Path) -> None:
+    code = "import audioclip; print(set(audioclip.__all__) <= set(dir(audioclip)))"
+    assert run(code, path=installed, folder=tmp_path) == "True\n"
