@@ -67,7 +67,7 @@ lock: $(VENV)/.uv
 	  --generate-hashes --no-annotate --no-header --quiet --build-constraints .ci/build-constraints.txt $(UPGRADE)
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-newest
+	rm -rf $(VENV) .venv-oldest .venv-newest build
 
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, but this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0])'
