@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,16 +46,27 @@ def make_once(folder: Path, *, is_complete: Callable[[Path], bool], fill: Callab
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write `<path>.part`, sync it to disk, and rename it; one process at a time may write `path`.
+    """Write `<path>.<random>.part`, sync it to disk, and rename it; of several writers, the last one wins.
 
-    A failure leaves nothing; the file of a killed process is overwritten next time.
+    A failure leaves nothing, except that a killed process leaves its part. If `path` is a link, the file that
+    it points to is replaced.
+
+    Raises:
+        OSError: The file cannot be written; the error names it.
     """
-    part = path.with_name(f"{path.name}.part")
+    path = path.resolve()
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("wb") as file:
             yield file
             flush(file)
         part.replace(path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is None:  # numpy's
+            raise OSError(f"{path}: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

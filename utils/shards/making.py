@@ -267,7 +267,7 @@ def _manifest(
 
 def _remove_partial_files(folder: Path) -> None:
     """Remove the unfinished files of killed processes."""
-    for left in folder.glob("*.tar.part*"):
+    for left in folder.glob("*.tar*.part"):
         left.unlink(missing_ok=True)
 
 
