@@ -28,10 +28,9 @@ from demo.made import made_collection
 from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
 from model.clip.image_input import read_image
-from model.commands.index import FolderIndex, Update, embed_files, score_labels
+from model.commands.index import FolderIndex, Unusable, Update, embed_files, score_labels
 from model.commands.store import Embedding
 from model.weights.described import DescribedWeights, describe_weights, released_or_untrained
-from model.weights.releases import WeightsError
 from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels
 
 HOST, PORT = "127.0.0.1", 7860
@@ -80,8 +79,8 @@ class Queries:
             path = Path(folder) / f"file{suffix}"
             path.write_bytes(content)
             (result,) = embed_files(self._model, kind, [path])
-        if isinstance(result, str):
-            raise ValueError(f"{name}: {result}")
+        if isinstance(result, Unusable):
+            raise ValueError(f"{name}: {result.reason}")
         upload = secrets.token_urlsafe(12)
         self._uploads[upload] = Upload(kind, result)
         if len(self._uploads) > UPLOADS_KEPT:
@@ -275,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
         asyncio.run(_serve(make_application(Queries(model, index), index, about), given.port))
     except KeyboardInterrupt:
         return 0
-    except (WeightsError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:  # WeightsError is a ValueError
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -72,6 +72,7 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: The file cannot be read.
         ValueError: The file does not decode or has too many pixels (more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`), its values have an unknown range, or the source has another type.
     """
@@ -176,7 +177,9 @@ def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
     return array
 
 
-def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None = None) -> ValueError:
+def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None = None) -> Exception:
+    if isinstance(error, OSError) and error.errno is not None:  # the system's, such as too many open files
+        return error
     known = None if source is None else name_placeholder(beginning_of(source))
     if known is not None:
         return ValueError(f"{name}: is {known}")

@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
         "--store",
         type=Path,
         metavar="FOLDER",
-        help="folder for the embeddings; default: a subfolder of the cache folder",
+        help="folder in which a subfolder keeps the embeddings; default: the cache folder",
     )
 
     classify = commands.add_parser(

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
+import soundfile
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from .. import __version__
 from ..audioclip import AudioCLIP
 from ..storage.places import default_cache_folder
 from ..weights.described import DescribedWeights
@@ -30,6 +34,9 @@ from .store import Embedding, FileRecord, Stored, read_store, write_store
 BATCH_SIZES: dict[Kind, int] = {"audio": 8, "image": 32}
 """Files per batch."""
 
+_DECODERS = (
+    f"audioclip {__version__}, libsndfile {soundfile.__libsndfile_version__}, Pillow {PIL.__version__}"
+)
 _SHORTEST_PAUSE = 1.0  # seconds between two saves of the store
 _PAUSE_PER_SAVE = 20  # minimum pause, in durations of the last save: saving takes at most 5 % of the time
 
@@ -70,17 +77,27 @@ class Update(NamedTuple):
     wrong: dict[str, str]
 
 
+class Unusable(NamedTuple):
+    """A file that cannot be embedded."""
+
+    reason: str
+    """Error message, without the name of the file."""
+    is_permanent: bool
+    """Whether the content is the reason, instead of, for example, too many open files."""
+
+
 class Index:
     """The embeddings of sounds and images.
 
-    Files are identified by content: a renamed, copied or touched file is not embedded again.
+    Files are identified by content: a renamed, copied or touched file is not embedded again. Each folder has
+    a store, so commands that name it alone, with others, or only files in it share its embeddings.
 
     Args:
         paths: files and folders; see `FoundFiles`.
         weights: weights of the embedding model.
         relative_to: folder to which the files' names are relative; None for names that start as `paths` do.
-        store: folder for the embeddings; None for a subfolder of the cache folder, one for each combination
-            of weights and folders, where a file counts as its folder.
+        store: folder for the stores, which are its subfolders: one for each of the folders, and for the
+            folder of each of the files, with these weights; None for the cache folder.
         batch_size: number of files, and of windows of sounds, to embed at once; None for `BATCH_SIZES`.
 
     Attributes:
@@ -103,10 +120,12 @@ class Index:
         self._paths, self._relative_to = paths, relative_to
         self._batch_sizes = dict.fromkeys(KINDS, batch_size) if batch_size else BATCH_SIZES
         self._rows: dict[Kind, Embedding] = {}
-        folders = {(path if path.is_dir() else path.parent).resolve() for path in paths}
-        source = weights.source and weights.source.resolve()
-        key = hashlib.sha256(os.fsencode("\0".join([*sorted(map(str, folders)), str(source)])))
-        self.store = store or default_cache_folder() / f"index-{key.hexdigest()[:16]}"
+        self._stores = dict[Path, Path]()
+        for path in paths:
+            folder = (path if path.is_dir() else path.parent).resolve()
+            key = hashlib.sha256(os.fsencode(f"{folder}\0{weights.source and weights.source.resolve()}"))
+            name = f"index-{key.hexdigest()[:16]}"
+            self._stores[folder] = (store or default_cache_folder()).expanduser() / name
 
     def update(self, load: Callable[[], AudioCLIP]) -> Update:
         """Embed new files and drop deleted files; finished embeddings are kept if interrupted.
@@ -116,26 +135,35 @@ class Index:
         Raises:
             OSError: The embeddings cannot be written.
         """
-        self.store.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.store / "lock"):
-            before = read_store(self.store)
-            now = self._carry_over(before)
-            known = len(now.embeddings)
-            found = FoundFiles(self._paths, relative_to=self._relative_to)
-            files, wrong = found.files, found.wrong
-            try:
-                wrong |= self._embed(files, now, load)
-                embedded = len(now.embeddings) - known
-                removed = _drop_deleted(now, {*map(str, files.values())})
-            finally:
-                # If the model changed but cannot be loaded, the embeddings of the other one are kept.
-                if now.facts() != before.facts() and (now.model == before.model or now.embeddings):
-                    write_store(self.store, now)
-        self.weights_sha256 = {Path(path): record.sha256 for path, record in now.weights.items()}
-        contents = {name: _content(path, now) for name, path in files.items() if name not in wrong}
-        wrong |= {name: now.unusable[key] for name, key in contents.items() if key in now.unusable}
-        self._list({name: key for name, key in contents.items() if name not in wrong}, now)
-        return Update(found=len(self.entries) + len(wrong), embedded=embedded, removed=removed, wrong=wrong)
+        found = FoundFiles(self._paths, relative_to=self._relative_to)
+        files, wrong, all_stores = found.files, found.wrong, Stored()
+        embedded, deleted = 0, set[str]()
+        for folder, store in self._stores.items():
+            inside = {
+                name: path
+                for name, path in files.items()
+                if path.is_relative_to(folder) and name not in wrong
+            }
+            store.mkdir(parents=True, exist_ok=True)
+            with FileLock(store / "lock"):
+                before = read_store(store)
+                now = self._carry_over(before, all_stores)
+                known = len(now.embeddings)
+                try:
+                    wrong |= self._embed(inside, now, load, store)
+                    embedded += len(now.embeddings) - known
+                    deleted |= _drop_deleted(now, {*map(str, inside.values())})
+                finally:
+                    # If the model changed but cannot be loaded, the embeddings of the other one are kept.
+                    if now.facts() != before.facts() and (now.model == before.model or now.embeddings):
+                        write_store(store, now)
+            all_stores.add(now)
+        self.weights_sha256 = {Path(path): record.sha256 for path, record in all_stores.weights.items()}
+        contents = {name: _content(path, all_stores) for name, path in files.items() if name not in wrong}
+        unusable = all_stores.unusable
+        wrong |= {name: unusable[key] for name, key in contents.items() if key in unusable}
+        self._list({name: key for name, key in contents.items() if name not in wrong}, all_stores)
+        return Update(len(self.entries) + len(wrong), embedded, removed=len(deleted), wrong=wrong)
 
     def summary(self, update: Update) -> str:
         """Count the files in a sentence."""
@@ -162,47 +190,62 @@ class Index:
         """Return the embedding `[D]` of a file, or None if it is not in the index."""
         return next((entry.embedding for entry in self.entries if entry.path == path), None)
 
-    def _carry_over(self, before: Stored) -> Stored:
-        """Start from the contents of the store, without embeddings that another model computed."""
-        weights = {str(p): FileRecord.of(p, before.weights.get(str(p))) for p in self.weights.files}
+    def _carry_over(self, before: Stored, others: Stored) -> Stored:
+        """Start from the contents of the store, without those of another model, and of the stores before."""
+        known = before.weights | others.weights
+        weights = {str(p): FileRecord.of(p, known.get(str(p))) for p in self.weights.files}
         hashes = [file.sha256 for file in weights.values()]
-        now = Stored({**self.weights.description, "sha256": hashes}, weights, dict(before.files))
+        model = {**self.weights.description, "sha256": hashes}
+        now = Stored(model, weights, dict(before.files), decoders=_DECODERS)
+        now.embeddings = dict(others.embeddings)
+        now.unusable = dict(others.unusable)
         if now.model == before.model:
-            now.embeddings, now.unusable = dict(before.embeddings), dict(before.unusable)
+            now.embeddings |= before.embeddings
+            now.unusable |= before.unusable if now.decoders == before.decoders else {}
         return now
 
-    def _embed(self, files: Mapping[str, Path], now: Stored, load: Callable[[], AudioCLIP]) -> dict[str, str]:
+    def _embed(
+        self, files: Mapping[str, Path], now: Stored, load: Callable[[], AudioCLIP], store: Path
+    ) -> dict[str, str]:
         """Embed the new and changed files, and save them at times; return reasons for unreadable files."""
         wrong = dict[str, str]()
         todo = {name: path for name, path in files.items() if not _is_done(path, now)}
         saved, duration = time.monotonic(), 0.0
         with Progress(total=len(todo)) as progress:
             for kind, names in self._batches(todo):
-                new = dict[str, Path]()
-                for name in names:
-                    path = todo[name]
-                    try:
-                        now.files[str(path)] = FileRecord.of(path, now.files.get(str(path)))
-                    except OSError as error:
-                        wrong[name] = f"cannot be read ({error.strerror})"
-                        continue
-                    key = _content(path, now)
-                    if not now.knows(key):
-                        new[key] = path
-                if new:
-                    size = self._batch_sizes[kind]
-                    results = embed_files(load(), kind, [*new.values()], batch_size=size)
-                    for key, result in zip(new, results, strict=True):
-                        if isinstance(result, str):
-                            now.unusable[key] = result
-                        else:
-                            now.embeddings[key] = result
+                wrong |= self._embed_batch(kind, {name: todo[name] for name in names}, now, load)
                 progress.update(len(names))
                 if time.monotonic() - saved > max(_SHORTEST_PAUSE, _PAUSE_PER_SAVE * duration):
                     begun = time.monotonic()
-                    write_store(self.store, now)
+                    write_store(store, now)
                     saved = time.monotonic()
                     duration = saved - begun
+        return wrong
+
+    def _embed_batch(
+        self, kind: Kind, files: Mapping[str, Path], now: Stored, load: Callable[[], AudioCLIP]
+    ) -> dict[str, str]:
+        wrong, contents = dict[str, str](), dict[str, list[str]]()
+        for name, path in files.items():
+            try:
+                now.files[str(path)] = FileRecord.of(path, now.files.get(str(path)))
+            except OSError as error:
+                wrong[name] = _reason(error, path)
+            else:
+                contents.setdefault(_content(path, now), []).append(name)
+        new = {key: files[names[0]] for key, names in contents.items() if not now.knows(key)}
+        if not new:
+            return wrong
+        results = embed_files(load(), kind, [*new.values()], batch_size=self._batch_sizes[kind])
+        for (key, path), result in zip(new.items(), results, strict=True):
+            if not now.files[str(path)].is_of(path):  # what was embedded may not be what was hashed
+                wrong |= dict.fromkeys(contents[key], "changed while it was read")
+            elif not isinstance(result, Unusable):
+                now.embeddings[key] = result
+            elif result.is_permanent:
+                now.unusable[key] = result.reason
+            else:
+                wrong |= dict.fromkeys(contents[key], result.reason)
         return wrong
 
     def _batches(self, todo: Mapping[str, Path]) -> Iterator[tuple[Kind, list[str]]]:
@@ -214,6 +257,7 @@ class Index:
     def _list(self, contents: Mapping[str, str], now: Stored) -> None:
         """Set the entries and rows, given the content of each file by name."""
         rows = dict[str, Embedding]()
+        self._rows = {}
         for kind in KINDS:
             names = [name for name, key in contents.items() if key.startswith(f"{kind}:")]
             if names:
@@ -240,8 +284,8 @@ class FolderIndex(Index):
 
 def embed_files(
     model: AudioCLIP, kind: Kind, paths: Sequence[Path], *, batch_size: int = 16
-) -> list[Embedding | str]:
-    """Embed files of one kind; return each file's embedding `[D]`, or the error message.
+) -> list[Embedding | Unusable]:
+    """Embed files of one kind; return each file's embedding `[D]`, or the reason why there is none.
 
     `batch_size` windows of sounds or images are encoded at once.
     """
@@ -250,7 +294,7 @@ def embed_files(
         return [*embed(paths, batch_size=batch_size).cpu().numpy()]
     except (ValueError, OSError) as error:
         if len(paths) == 1:
-            return [str(error).removeprefix(f"{paths[0]}: ")]
+            return [Unusable(_reason(error, paths[0]), is_permanent=isinstance(error, ValueError))]
     # One of the files is unusable, so embed each alone; embeddings do not depend on each other.
     return [result for path in paths for result in embed_files(model, kind, [path], batch_size=batch_size)]
 
@@ -260,6 +304,13 @@ def score_labels(model: AudioCLIP, kind: Kind, embedding: Embedding, texts: Tens
     features = torch.from_numpy(embedding[None].copy()).to(texts.device)
     probabilities: list[float] = label_probabilities(model, kind, features, texts)[0].tolist()
     return probabilities
+
+
+def _reason(error: ValueError | OSError, path: Path) -> str:
+    """Return an error message without the name of the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _kind(path: Path) -> Kind:
@@ -274,18 +325,25 @@ def _content(path: Path, now: Stored) -> str:
 def _is_done(path: Path, now: Stored) -> bool:
     """Return whether a file is unchanged, and embedded or known to be unusable."""
     record = now.files.get(str(path))
-    try:
-        return record is not None and record.is_of(path) and now.knows(_content(path, now))
-    except OSError:
-        return False
+    return record is not None and record.is_of(path) and now.knows(_content(path, now))
 
 
-def _drop_deleted(now: Stored, found: set[str]) -> int:
-    """Drop files that no longer exist, and contents of no file; return the number of dropped files."""
-    deleted = [path for path in now.files if path not in found and not Path(path).is_file()]
+def _drop_deleted(now: Stored, found: set[str]) -> set[str]:
+    """Drop files that no longer exist, and contents of no file; return the paths of the dropped files."""
+    deleted = {path for path in now.files if path not in found and _is_deleted(path)}
     for path in deleted:
         del now.files[path]
     needed = {_content(Path(path), now) for path in now.files}
     now.embeddings = {key: row for key, row in now.embeddings.items() if key in needed}
     now.unusable = {key: why for key, why in now.unusable.items() if key in needed}
-    return len(deleted)
+    return deleted
+
+
+def _is_deleted(path: str) -> bool:
+    """Return whether a file no longer exists; one in a folder that cannot be read may still do."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - for a text
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False

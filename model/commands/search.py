@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..audioclip import AudioCLIP
 from ..zero_shot import KINDS, kind_of
-from .index import FolderIndex, embed_files
+from .index import FolderIndex, Unusable, embed_files
 from .messages import escaped, name_unusable, open_weights, say, warn_of_untrained
 from .store import Embedding
 
@@ -33,16 +33,12 @@ def search(
         like: sound or image to search by.
         count: maximum number of sounds, and of images, to print.
         weights: see `describe_weights`; None for the released ones.
-        store: folder for the embeddings; None for a subfolder of the cache folder.
+        store: folder in which a subfolder keeps the embeddings; None for the cache folder.
 
     Raises:
         ValueError: The text is too long, or `like` is unusable.
         OSError: The folder does not exist, or the embeddings cannot be written.
     """
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: no such folder.")
-    if like is not None:
-        kind_of(like, name=str(like))
     index = FolderIndex(folder, open_weights(weights), store=store)
     load = cache(index.weights.load)
     update = index.update(load)
@@ -66,8 +62,8 @@ def search(
 def embed_query(model: AudioCLIP, path: Path) -> Embedding:
     """Return the embedding `[D]` of a sound or image; raise ValueError for any other or unusable file."""
     (result,) = embed_files(model, kind_of(path, name=str(path)), [path])
-    if isinstance(result, str):
-        raise ValueError(f"{path}: {result}")
+    if isinstance(result, Unusable):
+        raise ValueError(f"{path}: {result.reason}")
     return result
 
 

@@ -10,8 +10,11 @@ The manifest names the array and is replaced last, so a killed process leaves th
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import secrets
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -26,7 +29,8 @@ Embedding: TypeAlias = NDArray[np.float32]
 
 MANIFEST = "manifest.json"
 
-_FORMAT = 3
+_FORMAT = 4
+_REPLACEABLE = re.compile(r"embeddings-\w{16}\.npy(\.\w{8}\.part)?|manifest\.json\.\w{8}\.part")
 
 
 class FileRecord(NamedTuple):
@@ -38,15 +42,24 @@ class FileRecord(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, known: FileRecord | None = None) -> FileRecord:
-        """Describe a file; reads it only if `known` is not up to date."""
+        """Describe a file; reads it only if `known` is not up to date.
+
+        Raises:
+            OSError: The file cannot be read, or is not a regular file.
+        """
         if known is not None and known.is_of(path):
             return known
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return cls(status.st_size, status.st_mtime_ns, hash_of(path))
 
     def is_of(self, path: Path) -> bool:
-        """Return whether a file still has this size and modification time."""
-        status = path.stat()
+        """Return whether a file still has this size and modification time, and is not gone."""
+        try:
+            status = path.stat()
+        except OSError:
+            return False
         return self[:2] == (status.st_size, status.st_mtime_ns)
 
 
@@ -60,6 +73,7 @@ class Stored:
         files: indexed files, by path.
         embeddings: embeddings `[D]`, by content: "audio:<sha256>" or "image:<sha256>".
         unusable: reason why a content cannot be embedded, by content.
+        decoders: versions of what found contents unusable.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -67,10 +81,18 @@ class Stored:
     files: dict[str, FileRecord] = field(default_factory=dict)
     embeddings: dict[str, Embedding] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    decoders: str = ""
 
     def knows(self, content: str) -> bool:
         """Return whether a content is embedded or known to be unusable."""
         return content in self.embeddings or content in self.unusable
+
+    def add(self, other: Stored) -> None:
+        """Add what another store of the same model has."""
+        self.weights |= other.weights
+        self.files |= other.files
+        self.embeddings |= other.embeddings
+        self.unusable |= other.unusable
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the rows, which the model and the contents determine."""
@@ -79,6 +101,7 @@ class Stored:
             "weights": self.weights,
             "files": self.files,
             "unusable": self.unusable,
+            "decoders": self.decoders,
             "contents": [*self.embeddings],
         }
 
@@ -96,6 +119,7 @@ def read_store(folder: Path) -> Stored:
             files={path: FileRecord(*record) for path, record in content["files"].items()},
             embeddings=dict(zip(content["contents"], rows, strict=True)),
             unusable=content["unusable"],
+            decoders=content["decoders"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Stored()
@@ -110,6 +134,6 @@ def write_store(folder: Path, stored: Stored) -> None:
     content = {**stored.facts(), "format": _FORMAT, "embeddings": name}
     with whole_file(folder / MANIFEST) as file:
         file.write(json.dumps(content).encode("ascii"))
-    for old in folder.glob("embeddings-*"):  # also those of a killed process
-        if old.name != name:
+    for old in folder.iterdir():  # also parts of a killed process
+        if old.name != name and _REPLACEABLE.fullmatch(old.name):
             old.unlink()

@@ -22,6 +22,8 @@ from .releases import DEFAULT_ASSETS, WeightsError, find_weights
 RELEASED = "AudioCLIP-Full-Training"
 UNTRAINED = "untrained"
 SEED = 0
+PREPROCESSING_VERSION = 1
+"""Increase it if the embedding of a file changes by more than rounding, so that kept embeddings expire."""
 
 LIMITS = (
     "The weights are random. Rankings between texts, sounds and images, and all zero-shot classification, "
@@ -98,7 +100,8 @@ class DescribedWeights:
     @property
     def description(self) -> dict[str, Any]:
         """Everything besides the contents of `files` that determines the embeddings, as JSON types."""
-        about: dict[str, Any] = {"arguments": json.loads(json.dumps(self.arguments))}
+        arguments = json.loads(json.dumps(self.arguments))
+        about: dict[str, Any] = {"arguments": arguments, "preprocessing": PREPROCESSING_VERSION}
         if self.source is None:
             about["random"] = {"seed": SEED, "torch": torch.__version__}
         return about

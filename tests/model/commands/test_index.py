@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -221,3 +223,140 @@ def test_the_store_is_saved_every_second_at_first_and_seldom_if_it_is_slow(
     monkeypatch.setattr("time.monotonic", lambda: now)
     update()
     assert saves == [1.2, 3.7, 6.2, 7.5]  # the last one at the end
+
+
+def test_a_store_leaves_other_files_alone(
+    folder: Path, tmp_path: Path, weights_folder: Path, small_model: AudioCLIP
+) -> None:
+    results = tmp_path / "results"
+    (results / "embeddings-old").mkdir(parents=True)
+    (results / "embeddings-2024.parquet").write_text("mine")
+    (results / MANIFEST).write_text("mine, too")
+    for _ in range(2):
+        index = FolderIndex(folder, describe_weights(str(weights_folder)), store=results)
+        index.update(lambda: small_model)
+    assert (results / "embeddings-2024.parquet").read_text() == "mine"
+    assert (results / MANIFEST).read_text() == "mine, too"
+    (store,) = results.glob("index-*")
+    (store / "embeddings-2024.parquet").write_text("mine")
+    (store / "manifest.json.0a1b2c3d.part").write_text("of a killed process")
+    (folder / "sound_0000.wav").unlink()
+    FolderIndex(folder, describe_weights(str(weights_folder)), store=results).update(lambda: small_model)
+    assert (store / "embeddings-2024.parquet").read_text() == "mine"
+    assert len([*store.iterdir()]) == 4  # with the lock, the manifest and the array
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(
+    folder: Path, update: Callable[[], Update], small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, final = folder / "sound_0000.wav", (folder / "sound_0001.wav").read_bytes()
+    (folder / "sound_0001.wav").unlink()
+    embed = small_model.embed_audio
+
+    def embed_changed(*given: object, **named: object) -> object:
+        changing.write_bytes(final + b"more")
+        return embed(*given, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_model, "embed_audio", embed_changed)
+        first = update()
+    assert first == Update(11, 10, 0, {"sound_0000.wav": "changed while it was read"})
+    assert update() == Update(11, 1, 0, {})
+
+
+def test_a_passing_error_is_not_kept(
+    folder: Path, update: Callable[[], Update], small_model: AudioCLIP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handles(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small_model, "embed_audio", no_handles)
+        first = update()
+    assert (first.found, first.embedded, len(first.wrong)) == (12, 4, 8)
+    assert {*first.wrong.values()} == {"cannot be read (Too many open files)"}
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.open", no_handles)
+        (folder / "picture_0000.png").rename(folder / "renamed.png")
+        (folder / "renamed.png").write_bytes((folder / "renamed.png").read_bytes() + b" ")
+        assert update().wrong == {"renamed.png": "cannot be read (Too many open files)"}
+    assert update() == Update(12, 1, 0, {})
+
+
+def test_unusable_files_are_tried_again_by_another_decoder(
+    folder: Path, update: Callable[[], Update], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = (folder / "sound_0000.wav").read_bytes()
+    (folder / "sound_0000.wav").write_bytes(usable + b" ")
+
+    def not_decodable(*_: object) -> None:
+        raise ValueError("not decodable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("model.embedding.read_audio", not_decodable)
+        assert len(update().wrong) == 8
+    assert len(update().wrong) == 8
+    monkeypatch.setattr(indexing, "_DECODERS", "newer ones")
+    assert update() == Update(12, 8, 0, {})
+
+
+def test_the_folder_of_any_command_has_its_embeddings(
+    folder: Path,
+    tmp_path: Path,
+    weights_folder: Path,
+    small_model: AudioCLIP,
+    fill: Callable[..., None],
+    cache_folder: Path,
+) -> None:
+    fill(tmp_path / "other", sounds=1, pictures=1, start=500)
+
+    def embedded(*paths: Path) -> int:
+        index = Index(paths, describe_weights(str(weights_folder)))
+        update = index.update(lambda: small_model)
+        assert update.found == len(index.entries)
+        assert {*index.embedding(index.entries[0].path).shape} == {16}  # type: ignore[union-attr]
+        return update.embedded
+
+    assert embedded(folder) == 12
+    assert embedded(folder / "picture_0000.png", folder / "sound_0001.wav") == 0
+    assert embedded(tmp_path / "other", folder) == 2  # only those of the other folder
+    assert embedded(folder / "picture_0001.png", tmp_path / "other/sound_0500.wav") == 0
+    assert embedded(folder / "more", folder) == 2  # a new store, whose embeddings the next one takes
+    assert embedded(folder) == embedded(tmp_path / "other") == embedded(folder / "more") == 0
+    assert sorted(len(read_store(store).embeddings) for store in cache_folder.glob("index-*")) == [2, 2, 12]
+
+
+def test_nested_folders_share_new_embeddings(
+    folder: Path, weights_folder: Path, small_model: AudioCLIP
+) -> None:
+    index = Index([folder / "more", folder], describe_weights(str(weights_folder)))
+    assert index.update(lambda: small_model).embedded == 12
+    for path, files in ((folder, 12), (folder / "more", 2)):
+        later = Index([path], describe_weights(str(weights_folder)))
+        assert later.update(lambda: small_model) == Update(files, 0, 0, {})
+
+
+def test_a_pipe_is_not_read(folder: Path, update: Callable[[], Update]) -> None:
+    os.mkfifo(folder / "pipe.wav")
+    assert update().wrong == {"pipe.wav": "cannot be read (not a regular file)"}
+
+
+def test_files_that_cannot_be_looked_for_are_kept(folder: Path, update: Callable[[], Update]) -> None:
+    update()
+    (folder / "more").rename(folder.parent / "away")
+    (folder / "more").symlink_to(folder / "more")  # a loop
+    assert update() == Update(10, 0, 0, {})
+    (folder / "more").unlink()
+    (folder.parent / "away").rename(folder / "more")
+    assert update() == Update(12, 0, 0, {})
+
+
+def test_a_second_update_does_not_rank_deleted_files(
+    folder: Path, new_index: Callable[[], FolderIndex], small_model: AudioCLIP
+) -> None:
+    index = new_index()
+    index.update(lambda: small_model)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    assert index.update(lambda: small_model).removed == 4
+    assert index.rank(index.entries[0].embedding, "image") == []
