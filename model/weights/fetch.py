@@ -4,9 +4,9 @@
     CLIP.pt.partial    bytes received so far; the next attempt continues after them
     CLIP.pt            the partial file, renamed after its size and hash have been checked
 
-requests follows redirects and handles proxies (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) and certificates
-(REQUESTS_CA_BUNDLE). Retries are implemented here because urllib3's `Retry` cannot continue an interrupted
-response.
+requests follows redirects and handles proxies (HTTPS_PROXY, HTTP_PROXY, NO_PROXY). Certificates are those of
+certifi or REQUESTS_CA_BUNDLE, and of the system or SSL_CERT_FILE. Retries are implemented here because
+urllib3's `Retry` cannot continue an interrupted response.
 """
 
 import hashlib
@@ -14,13 +14,16 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import requests
 from filelock import FileLock
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 MIRROR_VARIABLE = "AUDIOCLIP_MIRROR"
@@ -198,12 +201,24 @@ def _attempt(file: RemoteFile, url: str, partial: Path, *, progress: bool) -> No
 
 
 def _get(url: str, headers: dict[str, str]) -> requests.Response:
+    session = requests.Session()
+    session.mount("https://", _SystemCertificates())
     try:
-        return requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS)
+        return session.get(url, headers=headers, stream=True, timeout=TIMEOUTS_SECONDS)
     except requests.RequestException:
         raise
     except OSError as error:  # $REQUESTS_CA_BUNDLE names a missing file
         raise ValueError(str(error)) from None
+
+
+class _SystemCertificates(HTTPAdapter):
+    """Also trusts the certificates that the system trusts, such as a company's own."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, ssl_context=ssl.create_default_context())
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        return super().proxy_manager_for(*args, **options, ssl_context=ssl.create_default_context())
 
 
 def _check_answer(
@@ -259,8 +274,8 @@ def _advice(url: str, error: BaseException) -> str:
     """Say which environment variables set the proxy, or the certificates if these are the reason."""
     if "certificate" in _reason(error):
         return (
-            "If your organisation has its own certificates, set REQUESTS_CA_BUNDLE to a file that contains "
-            "them (PEM). "
+            "If your organisation has its own certificates, set SSL_CERT_FILE to a file that contains them "
+            "(PEM). "
         )
     if _proxy(url):
         return (

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from tests.conftest import Web
 
 CONTENT = bytes(range(256)) * 100
-VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 MALFORMED = {
     "http://user:secret@127.0.0.1:port": "127.0.0.1:port",
     "http://user:secret/secret@127.0.0.1:9": "127.0.0.1:9",
@@ -42,7 +43,7 @@ LOGIN = "Basic dXNlcjpzZWNyZXQ="  # user:secret
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AUDIOCLIP_MIRROR", *VARIABLES, *map(str.lower, VARIABLES)):
+    for name in ("AUDIOCLIP_MIRROR", *CERTIFICATES, *PROXIES, *map(str.lower, PROXIES)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -178,7 +179,9 @@ def test_http_goes_through_the_proxy(
     assert len(web.asked["/weights.pt"]) == 1
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_https_goes_through_the_proxy_in_a_tunnel(
+    variable: str,
     proxy: Proxy,
     secure_file: RemoteFile,
     certificate: Path,
@@ -186,7 +189,7 @@ def test_https_goes_through_the_proxy_in_a_tunnel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv(variable, str(certificate))
     assert fetch(secure_file, target).read_bytes() == CONTENT
     assert proxy.passed == [f"CONNECT {urlsplit(secure_file.url).netloc}"]
 
@@ -249,7 +252,11 @@ def test_a_proxy_that_cannot_be_reached_is_named(
     assert "hosts in NO_PROXY are reached without it" in message
 
 
+@pytest.mark.parametrize(
+    "variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
+)  # the latter stands for the system's store
 def test_an_untrusted_certificate_is_an_error_that_says_how_to_trust_it(
+    variable: str,
     secure_file: RemoteFile,
     certificate: Path,
     target: Path,
@@ -258,8 +265,8 @@ def test_an_untrusted_certificate_is_an_error_that_says_how_to_trust_it(
 ) -> None:
     message = message_of_failure(secure_file, target, caplog)
     assert "certificate verify failed" in message
-    assert "set REQUESTS_CA_BUNDLE to a file that contains them" in message
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    assert "set SSL_CERT_FILE to a file that contains them" in message
+    monkeypatch.setenv(variable, str(certificate))
     assert fetch(secure_file, target).read_bytes() == CONTENT
 
 
@@ -275,7 +282,7 @@ def test_a_file_of_certificates_that_is_missing_or_invalid_is_named_as_the_reaso
     message = message_of_failure(secure_file, target, caplog)
     assert f"certificate bundle, invalid path: {own}. If" in message
     own.write_text("no certificate")
-    assert "set REQUESTS_CA_BUNDLE" in message_of_failure(secure_file, target, caplog)
+    assert "set SSL_CERT_FILE" in message_of_failure(secure_file, target, caplog)
 
 
 @pytest.mark.parametrize(
