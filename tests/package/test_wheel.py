@@ -64,6 +64,16 @@ np.savez(
 print(package.__file__, package.__version__)
 """
 
+# Each argument is a command.
+COMMANDS = f"""
+import sys
+from audioclip import AudioCLIP
+from audioclip.__main__ import main
+
+AudioCLIP(**{SMALL}, pretrained=False).save_pretrained("weights")
+sys.exit(any(main([*command.split(), "--weights", "weights"]) for command in sys.argv[1:]))
+"""
+
 # Only the distributions that the package requires, directly or not, can be imported.
 ONLY_REQUIRED = """
 import sys
@@ -125,8 +135,14 @@ def metadata_of(wheel: Path) -> Message:
 
 
 def run(code: str, *arguments: str | Path, path: Path, folder: Path) -> str:
-    """Run code with `path` on sys.path in an empty folder; return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """Run code with `path` on sys.path in a folder, with a cache in it; return what it printed."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(path),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "AUDIOCLIP_CACHE": str(folder / "cache"),
+    }
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, encoding="utf-8", check=False
@@ -188,6 +204,25 @@ def test_the_installed_package_computes_what_a_clone_computes(installed: Path, t
         np.testing.assert_allclose(ours["probabilities"].sum(axis=1), 1, rtol=1e-6)
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_the_command_line_embeds_and_classifies_files(installed: Path, tmp_path: Path) -> None:
+    np, soundfile = pytest.importorskip("numpy"), pytest.importorskip("soundfile")
+    image, safetensors = pytest.importorskip("PIL.Image"), pytest.importorskip("safetensors.numpy")
+    (tmp_path / "files").mkdir()
+    noise = np.random.default_rng(1)
+    for number in range(3):
+        soundfile.write(tmp_path / f"files/{number}.wav", noise.normal(0, 0.1, 30000), 22050)
+    image.fromarray(noise.integers(0, 255, (90, 70, 3), dtype="uint8")).save(tmp_path / "files/photo.png")
+
+    embed, classify = "embed files --out x.safetensors", "classify files --labels dog rain"
+    # the second `embed` reads what the first has stored
+    printed = run(ONLY_REQUIRED + COMMANDS, embed, embed, classify, path=installed, folder=tmp_path)
+    embeddings = safetensors.load_file(tmp_path / "x.safetensors")["embeddings"]
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), np.ones(4), rtol=1e-5)
+    assert list((tmp_path / "cache").iterdir())
+    for name in ("0.wav", "1.wav", "2.wav", "photo.png"):
+        assert name in printed
 
 
 @pytest.mark.processes
