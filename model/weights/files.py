@@ -134,7 +134,7 @@ def _read_torchscript(path: Path) -> StateDict:
         )
     with warnings.catch_warnings():
         # torch.jit.load is deprecated, but nothing else reads the published archives.
-        warnings.filterwarnings("ignore", message=".*torch.jit.load", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*torch.jit.load")
         try:
             archive = torch.jit.load(path, map_location="cpu")
         except RuntimeError as error:
@@ -144,6 +144,11 @@ def _read_torchscript(path: Path) -> StateDict:
 
 def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
     try:
+        if (
+            path.suffix == ".safetensors"
+        ):  # torch 2.15 goes by the name, but reads an open file by its content
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # of any type, if the file is not a pickle
         if "TorchScript" in str(error):  # torch refuses TorchScript with weights_only

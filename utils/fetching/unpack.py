@@ -9,8 +9,8 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -106,11 +106,11 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
     """Open an archive; yield its files and, for a zip archive, their total size in bytes."""
     try:
         if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                yield _zip_files(opened, archive), sum(entry.file_size for entry in opened.infolist())
+            with zipfile.ZipFile(archive) as opened, closing(_zip_files(opened, archive)) as files:
+                yield files, sum(entry.file_size for entry in opened.infolist())
         else:
-            with tarfile.open(archive) as opened_tar:
-                yield _tar_files(opened_tar, archive), None
+            with tarfile.open(archive) as opened_tar, closing(_tar_files(opened_tar, archive)) as files:
+                yield files, None
     except (ArchiveError, FetchError):
         raise
     except (*_DAMAGED, OSError) as error:
@@ -119,7 +119,7 @@ def _open(archive: Path) -> Iterator[tuple[Iterator[_File], int | None]]:
         raise ArchiveError(f"{archive}: damaged, or not an archive ({error}).") from error
 
 
-def _zip_files(opened: zipfile.ZipFile, archive: Path) -> Iterator[_File]:
+def _zip_files(opened: zipfile.ZipFile, archive: Path) -> Generator[_File]:
     for entry in opened.infolist():
         kind = entry.external_attr >> 16 & 0o170000  # as in Unix; 0 in archives from other systems
         path = _checked(entry.filename, archive, plain=kind in (0, 0o100000, 0o040000))
@@ -128,7 +128,7 @@ def _zip_files(opened: zipfile.ZipFile, archive: Path) -> Iterator[_File]:
                 yield _File(path, entry.file_size, content)
 
 
-def _tar_files(opened: tarfile.TarFile, archive: Path) -> Iterator[_File]:
+def _tar_files(opened: tarfile.TarFile, archive: Path) -> Generator[_File]:
     for entry in opened:
         path = _checked(entry.name, archive, plain=entry.isfile() or entry.isdir())
         if content := opened.extractfile(entry):  # None for a folder

@@ -46,7 +46,7 @@ def test_help_has_every_flag_in_a_group_and_every_exit_status(
 ) -> None:
     output = help_text(monkeypatch, capsys, columns=100)
     for short, long, _, _ in SHORTHANDS:
-        assert f"  {short} VALUE, {long} VALUE" in output
+        assert re.search(f"  {short}( VALUE)?, {long} VALUE", output)  # the first VALUE until Python 3.13
     for title in ("runs:", "instead of running:", "settings:", "dashboard:", "examples:"):
         assert f"\n{title}\n" in output
     for status in (0, 1, 2, cli.EXIT_STOPPED, 130):

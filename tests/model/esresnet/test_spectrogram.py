@@ -186,6 +186,7 @@ def test_a_product_is_computed_in_float32_and_the_process_wide_setting_is_kept(
     assert MATMUL.fp32_precision == "tf32"
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own
 def test_values_and_gradients_equal_those_of_a_matrix_product() -> None:
     frames, kernels = torch.randn(2, 4, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     frames.requires_grad_()

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,7 @@ def save_torchscript(path: Path) -> None:
     module = network()
     module.load_state_dict(STATE)
     module.register_buffer("context_length", torch.tensor(77))
-    with pytest.warns(DeprecationWarning):
-        torch.jit.script(module).save(path)
+    torch.jit.script(module).save(path)
 
 
 def make_known(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,10 @@ def test_every_kind_of_file_loads(name: str, tmp_path: Path, monkeypatch: pytest
     WRITERS[name](tmp_path / name)
     make_known(tmp_path / name, monkeypatch)
     module = network()
-    report = load_weights(module, read_state_dict(tmp_path / name), source=name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        state = read_state_dict(tmp_path / name)
+    report = load_weights(module, state, source=name)
     assert len(report.loaded) == 7
     assert not (report.missing or report.unexpected or report.misshapen)
     assert all(torch.equal(tensor, STATE[key]) for key, tensor in module.state_dict().items())
@@ -307,13 +310,11 @@ class Intruder(nn.Module):
 
 def test_code_of_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
     path, canary = tmp_path / "weights.pt", tmp_path / "canary"
-    with pytest.warns(DeprecationWarning):
-        torch.jit.script(Intruder(str(canary))).save(path)
+    torch.jit.script(Intruder(str(canary))).save(path)
     with pytest.raises(WeightsError, match=r"weights\.pt: an unknown TorchScript archive"):
         read_state_dict(path)
     assert not canary.exists()
-    with pytest.warns(DeprecationWarning):
-        torch.jit.load(path)
+    torch.jit.load(path)
     assert canary.exists()  # the archive really is hostile
 
 

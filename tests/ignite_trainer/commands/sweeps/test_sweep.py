@@ -256,9 +256,9 @@ def test_an_unexpected_error_does_not_stop_the_other_runs(
     assert summary.missing == ["length-15"]
     path = folder / "length-15/error.txt"
     assert path.read_text().startswith("Traceback (most recent call last):\n")
-    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in path.read_text()
+    assert "mat1 and mat2 shapes cannot be multiplied" in path.read_text()
     said = capsys.readouterr().err
-    assert said.startswith("error: length-15: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    assert re.match("error: length-15: RuntimeError: .*mat1 and mat2 shapes cannot be multiplied", said)
     assert said.endswith(f"(traceback in {path})\n")
     assert "length-15 failed: RuntimeError" in (folder / "sweep.md").read_text()
 
