@@ -37,15 +37,14 @@ OLDEST := python3.10
 NEWEST := python3.13
 
 test-oldest:
-	$(MAKE) .venv-oldest/.resolved VENV=.venv-oldest PYTHON=$(OLDEST) RESOLUTION=lowest-direct
-	$(MAKE) test-only VENV=.venv-oldest
+	$(MAKE) test-resolved VENV=.venv-oldest PYTHON=$(OLDEST) RESOLUTION=lowest-direct
 
 test-newest:
-	$(MAKE) .venv-newest/.resolved VENV=.venv-newest PYTHON=$(NEWEST) RESOLUTION=highest
-	$(MAKE) test-only VENV=.venv-newest
+	$(MAKE) test-resolved VENV=.venv-newest PYTHON=$(NEWEST) RESOLUTION=highest
 
-.PHONY: test-only
-test-only:
+.PHONY: test-resolved
+test-resolved: $(VENV)/.uv
+	$(INSTALL) --upgrade --resolution $(RESOLUTION) $(ALL)
 	$(UV) list --python $(BIN)/python | grep -E "^(torch|torchvision|torchaudio|numpy|pytorch-ignite|pydantic) "
 	$(PYTEST)
 
@@ -83,10 +82,6 @@ $(VENV)/.installed: $(VENV)/.uv requirements.lock .ci/build-constraints.txt
 ALL := -r pyproject.toml --all-extras --group test
 $(VENV)/.installed-for-tests: $(VENV)/.installed pyproject.toml
 	@$(INSTALL) --no-verify-hashes --constraints requirements.lock $(ALL)
-	@touch $@
-
-$(VENV)/.resolved: $(VENV)/.uv pyproject.toml
-	@$(INSTALL) --upgrade --resolution $(RESOLUTION) $(ALL)
 	@touch $@
 
 BENCHMARKS := utils/benchmarks
