@@ -25,6 +25,7 @@ from .esresnet.esresnext import ESResNeXt
 from .esresnet.inference import folded
 from .losses import clamped_scale
 from .own_name import require
+from .storage.atomic import whole_file
 from .zero_shot import embed_labels
 
 ONNX_OPSET = 18
@@ -150,7 +151,7 @@ def export_program(module: Exportable) -> ExportedProgram:
 def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Export a module to an ONNX file with the input "audio" and the output "embeddings" or "probabilities".
 
-    The file also stores the `metadata`.
+    The file, which also stores the `metadata`, is replaced atomically.
 
     Raises:
         ImportError: The package onnxscript is missing.
@@ -169,7 +170,8 @@ def save_onnx(module: Exportable, path: Path, *, metadata: Mapping[str, str]) ->
     )
     assert program is not None, "export with dynamo=True returns a program"
     program.model.metadata_props.update(metadata)
-    program.save(path)
+    with whole_file(path) as file:
+        file.write(program.model_proto.SerializeToString())
 
 
 class _ExportableGate(nn.Module):

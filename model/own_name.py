@@ -14,7 +14,7 @@ COMMAND = "audioclip" if PACKAGE == "audioclip" else f"python -m {PACKAGE}"
 
 def how_to_install(extra: str) -> str:
     """Return the command that installs what an optional part needs, in a clone to be run in its root."""
-    return f"pip install '{'audioclip' if PACKAGE == 'audioclip' else '.'}[{extra}]'"
+    return f'pip install "{"audioclip" if PACKAGE == "audioclip" else "."}[{extra}]"'
 
 
 def require(module: str, *, extra: str) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ..storage.atomic import whole_file
 from ..zero_shot import embed_labels
+from .checks import SCORES_COLUMNS
 from .index import Entry, Index, score_labels
-from .messages import escaped, name_unusable, open_weights, say, warn_of_untrained
+from .messages import name_unusable, open_weights, warn_of_untrained
+from .printing import escaped, say
 
 
 def classify(
@@ -68,7 +70,7 @@ def _write(
 ) -> None:
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(["path", "kind", *labels])
+    writer.writerow([*SCORES_COLUMNS, *labels])
     for entry, row in zip(entries, scores, strict=True):
         writer.writerow([entry.path, entry.kind, *(f"{probability:.6f}" for probability in row)])
     with whole_file(file) as content:

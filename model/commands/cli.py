@@ -7,12 +7,24 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
+from typing import Any
 
 from ..own_name import COMMAND
-from .outputs import EMBEDDING_SUFFIXES, EXPORT_SUFFIXES, SCORES_SUFFIXES, UsageError, check_output
+from .checks import (
+    EMBEDDING_SUFFIXES,
+    EXPORT_SUFFIXES,
+    SCORES_COLUMNS,
+    SCORES_SUFFIXES,
+    UsageError,
+    check_labels,
+    check_output,
+)
+from .printing import say
 
 _EPILOG = f"""\
   {COMMAND} embed ~/recordings photo.jpg --out embeddings.parquet
@@ -23,9 +35,9 @@ _EPILOG = f"""\
   {COMMAND} export AudioCLIP-Full-Training tower.onnx
 
 Embeddings are kept in $AUDIOCLIP_CACHE (default: ~/.cache/audioclip), so a command embeds only new and
-changed files, and the same command continues an interrupted one. Exit status: 0 on success; 1 on an error, or
-if embed or classify meets an unusable file (it names the file and uses the others); 2 for an invalid command;
-130 after Ctrl-C.
+changed files, and the same command continues an interrupted one. Exit status: 0 on success; 1 on an error, if
+embed or classify meets an unusable file (it names the file and uses the others), or if search reads a text
+that is too long; 2 for an invalid command; 130 after Ctrl-C.
 """
 
 _EMBED = """\
@@ -46,6 +58,10 @@ Rank labels by probability. The probabilities of the labels add up to 1, even if
 weights come from a run, a warning lists the texts that the run was not trained on.
 """
 
+_OUT_OF_MEMORY = f"""\
+The memory of the GPU is full. Embed first with a smaller batch: `{COMMAND} embed ... --batch-size 1`; the
+other commands use these embeddings. With CUDA_VISIBLE_DEVICES="", the CPU computes."""
+
 _EXPORT = """\
 Export the audio tower of an AudioCLIP, or a zero-shot classifier with fixed classes, to a single file that
 needs none of this code. Input: audio, float32 [batch, channels, samples] in 16-bit units at 44.1 kHz.
@@ -60,32 +76,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words of the command line; None for those of the process.
 
     Returns:
-        The exit status: 0 on success, 1 on an error or if `embed` or `classify` meets an unusable file, 2 for
-        an invalid command, 130 after Ctrl-C.
+        The exit status: 0 on success; 1 on an error, if `embed` or `classify` meets an unusable file, or if
+        `search` reads a text that is too long; 2 for an invalid command; 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # of letters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # replace characters the terminal cannot encode
     given = _parser().parse_args(arguments)
     try:
-        return _run(given)
+        status = _run(given)
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         kept = (
             "" if given.command == "export" else " Finished embeddings are kept; the same command continues."
         )
-        print(f"Stopped.{kept}", file=sys.stderr)
+        say(f"Stopped.{kept}")
         return 130
+    except BrokenPipeError:  # the reader has enough, as `head` has; Python flushes once more when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return 2
     except (ValueError, OSError, ImportError) as error:  # WeightsError is a ValueError
-        print(error, file=sys.stderr)
+        say(_message(error))
+        return 1
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        say(_OUT_OF_MEMORY)
         return 1
 
 
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    return str(error)
+
+
 def _run(given: argparse.Namespace) -> int:
-    """Check what can be checked without torch, then run the command."""
+    """Check the arguments, then run the command."""
     if given.command in ("embed", "classify"):
-        absent = [f"{path}: no such file or folder." for path in given.paths if not path.exists()]
+        given.paths = [path for pattern in given.paths for path in _matching(pattern)]
+        # A broken link exists: as in a folder, it is only named.
+        absent = [f"{path}: no such file or folder." for path in given.paths if not os.path.lexists(path)]
         if absent:
             raise FileNotFoundError("\n".join(absent))
     if given.command == "embed":
@@ -94,9 +130,13 @@ def _run(given: argparse.Namespace) -> int:
 
         return embed(given.paths, given.out, weights=given.weights, batch_size=given.batch_size)
     if given.command == "classify":
-        _check_labels(given.labels)
+        check_labels(given.labels, option="--labels")
         if given.out is not None:
             check_output(given.out, SCORES_SUFFIXES)
+            for label in {*SCORES_COLUMNS} & {*given.labels}:
+                raise UsageError(
+                    f"--labels has {label!r}, which is another column of {given.out}; reword it."
+                )
         from .classify import classify
 
         return classify(
@@ -110,7 +150,7 @@ def _run(given: argparse.Namespace) -> int:
     if given.command == "search":
         from .search import search
 
-        search(
+        return search(
             given.folder,
             text=given.text,
             like=given.like,
@@ -118,27 +158,27 @@ def _run(given: argparse.Namespace) -> int:
             weights=given.weights,
             store=given.store,
         )
-        return 0
     check_output(given.file, EXPORT_SUFFIXES)
+    if given.classes is not None:
+        check_labels(given.classes, option="--classes")
+    elif given.template is not None:
+        raise UsageError("--template needs --classes.")
     from .export import export
 
     export(
         given.weights,
         given.file,
         class_names=given.classes,
-        template=given.template,
+        template=given.template or "{}",
         model_args=given.model_args,
     )
     return 0
 
 
-def _check_labels(labels: Sequence[str]) -> None:
-    """Raise a UsageError for likely mistakes: a single label, or a file among the labels."""
-    if len(labels) < 2:
-        raise UsageError(f"--labels has only {labels[0]!r}; give two or more, separated by spaces.")
-    for label in labels:
-        if Path(label).suffix and Path(label).is_file():
-            raise UsageError(f"--labels has {label!r}, which is a file; name files before --labels.")
+def _matching(pattern: Path) -> list[Path]:
+    """List the files that match a pattern, which Windows' shell leaves to us; else return it unchanged."""
+    found = [] if os.path.lexists(pattern) else sorted(glob(str(pattern)))  # noqa: PTH207 - any folder
+    return [*map(Path, found)] or [pattern]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,16 +193,16 @@ def _parser() -> argparse.ArgumentParser:
     weights.add_argument(
         "--weights",
         help="name of a release, a weights file, a run folder, or a folder written by save_pretrained; "
-        '"untrained" for random weights; default: AudioCLIP-Full-Training, which is downloaded once (537 MB)',
+        '"untrained" for random weights; default: AudioCLIP-Full-Training, which is downloaded once',
     )
     paths = argparse.ArgumentParser(add_help=False, parents=[weights])
-    paths.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="sounds, images and folders")
+    paths.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="sounds, images and folders")
 
     embed = commands.add_parser(
         "embed", parents=[paths], description=_EMBED, help="write embeddings to a file"
     )
     embed.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="file to write: .parquet or .safetensors"
+        "--out", type=_path, required=True, metavar="FILE", help="file to write: .parquet or .safetensors"
     )
     embed.add_argument(
         "--batch-size",
@@ -178,16 +218,16 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument(
         "text", nargs="?", help="text to search for; default: read texts line by line from stdin"
     )
-    query.add_argument("--like", type=Path, metavar="FILE", help="sound or image to search by")
+    query.add_argument("--like", type=_path, metavar="FILE", help="sound or image to search by")
     search.add_argument(
-        "--in", dest="folder", type=Path, required=True, metavar="FOLDER", help="folder to search"
+        "--in", dest="folder", type=_path, required=True, metavar="FOLDER", help="folder to search"
     )
     search.add_argument(
         "-n", "--count", type=_positive, default=10, help="sounds and images to show, each (default: 10)"
     )
     search.add_argument(
         "--store",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="folder in which a subfolder keeps the embeddings; default: the cache folder",
     )
@@ -206,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     classify.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help=".csv to write instead of printing: columns path, kind, and one for each label",
     )
@@ -217,12 +257,14 @@ def _parser() -> argparse.ArgumentParser:
         help="write the audio tower or a classifier as ONNX or for torch.export",
     )
     export.add_argument("weights", help="name of a release, weights file, folder or hub repository")
-    export.add_argument("file", type=Path, help="file to write: .onnx, or .pt2 for torch.export.load")
+    export.add_argument("file", type=_path, help="file to write: .onnx, or .pt2 for torch.export.load")
     export.add_argument("--classes", nargs="+", metavar="NAME", help="classes of a zero-shot classifier")
-    export.add_argument("--template", default="{}", help="prompt template, with {} where the class goes")
+    export.add_argument(
+        "--template", help="prompt template, with {} where the class goes (default: {}); needs --classes"
+    )
     export.add_argument(
         "--model-args",
-        type=json.loads,
+        type=_json_object,
         default={},
         metavar="JSON",
         help="constructor arguments that differ from the published model's",
@@ -230,8 +272,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - keeps "~" if there is no home
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a JSON object such as {{"n_fft": 1024}}')
+    return content

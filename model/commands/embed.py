@@ -13,7 +13,8 @@ from safetensors.numpy import save
 from ..own_name import how_to_install
 from ..storage.atomic import whole_file
 from .index import Entry, Index
-from .messages import name_unusable, open_weights, say
+from .messages import name_unusable, open_weights
+from .printing import say
 
 _LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from .. import exporting
 from ..audioclip import AudioCLIP
 from ..embedding import SAMPLE_RATE
 from ..own_name import require
+from ..storage.atomic import whole_file
 
 
 def export(
@@ -40,8 +42,10 @@ def export(
         require("onnxscript", extra="export")
     try:
         model = AudioCLIP.from_pretrained(weights, **model_args)
-    except TypeError as error:  # an unknown argument
-        raise ValueError(f"--model-args: {error}") from None
+    except TypeError as error:
+        if not model_args:
+            raise
+        raise ValueError(f"--model-args: {error}") from error
     write(model, file, class_names=class_names, template=template)
     print(f"{file}: {file.stat().st_size / 1e6:.0f} MB")
 
@@ -49,14 +53,17 @@ def export(
 def write(
     model: AudioCLIP, file: Path, *, class_names: Sequence[str] | None = None, template: str = "{}"
 ) -> None:
-    """Export the audio tower, or a zero-shot classifier of `class_names`, to an .onnx or .pt2 file."""
+    """Export the audio tower, or a zero-shot classifier, to an .onnx or .pt2 file, replaced atomically."""
     module: exporting.Exportable
     if class_names is None:
         module = exporting.ExportableAudioTower(model.audio, normalize=True)
     else:
         module = exporting.ExportableZeroShot(model, class_names, template=template)
     if file.suffix == ".pt2":
-        torch.export.save(exporting.export_program(module), file)
+        program = io.BytesIO()
+        torch.export.save(exporting.export_program(module), program)
+        with whole_file(file) as content:
+            content.write(program.getbuffer())
         return
     metadata = {"sample_rate": str(SAMPLE_RATE), "units": "16 bit: -32768..32767"}
     if class_names is not None:

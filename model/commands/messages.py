@@ -1,9 +1,7 @@
-"""What the commands print, besides their results: progress, unusable files, and the limits of weights."""
+"""Progress and messages of the commands."""
 
 from __future__ import annotations
 
-import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,27 +9,16 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from ..weights.described import RELEASED, DescribedWeights, describe_weights, is_fetched
+from ..weights.described import DOWNLOAD_SIZE, RELEASED, DescribedWeights, describe_weights, is_fetched
+from .printing import escaped, say
 
-# Control characters, line and paragraph separators, characters that change the direction of text, surrogates.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _LINE_SECONDS = 30.0
-
-
-def escaped(text: str) -> str:
-    """Escape characters that are unsafe in a line of a terminal, as Python does: `\\x1b`."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def say(text: str) -> None:
-    """Print a line to standard error."""
-    print(text, file=sys.stderr)
 
 
 def open_weights(source: str | None) -> DescribedWeights:
     """Find the weights of a command, None for the released ones; say which they are and what limits them."""
     if source is None and not is_fetched(RELEASED):
-        say(f"Downloading the weights {RELEASED} (537 MB), this once; --weights takes others.")
+        say(f"Downloading the weights {RELEASED} ({DOWNLOAD_SIZE}), this once; --weights takes others.")
     weights = describe_weights(source or RELEASED)
     folder = Path(source or "").expanduser()
     if source and weights.source not in (None, folder) and folder.is_dir():
@@ -45,7 +32,7 @@ def warn_of_untrained(weights: DescribedWeights, labels: Sequence[str], template
     """Warn about labels that do not form training texts in this template; return whether there are any."""
     caveat = weights.caveat(labels, template)
     if caveat:
-        say(escaped(caveat))
+        say(escaped(caveat))  # on one line
     return caveat is not None
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from ..audioclip import AudioCLIP
 from ..zero_shot import KINDS, kind_of
 from .index import FolderIndex, Unusable, embed_files
-from .messages import escaped, name_unusable, open_weights, say, warn_of_untrained
+from .messages import name_unusable, open_weights, warn_of_untrained
+from .printing import escaped, say
 from .store import Embedding
 
 _TITLES = {"audio": "Sounds", "image": "Images"}
@@ -24,7 +26,7 @@ def search(
     count: int,
     weights: str | None,
     store: Path | None,
-) -> None:
+) -> int:
     """Print the sounds and the images of a folder that are most similar to a text or a file.
 
     Args:
@@ -35,28 +37,34 @@ def search(
         weights: see `describe_weights`; None for the released ones.
         store: folder in which a subfolder keeps the embeddings; None for the cache folder.
 
+    Returns:
+        1 if a text from standard input is too long, otherwise 0.
+
     Raises:
-        ValueError: The text is too long, or `like` is unusable.
-        OSError: The folder does not exist, or the embeddings cannot be written.
+        ValueError: `text` is too long, or `like` is unusable.
+        OSError: The folder or `like` does not exist, or the embeddings cannot be written.
     """
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: no such folder.")
+    if like is not None:
+        kind_of(like, name=str(like))
+        if not like.is_file():
+            raise FileNotFoundError(f"{like}: no such file.")
     index = FolderIndex(folder, open_weights(weights), store=store)
     load = cache(index.weights.load)
+    query: Embedding | None = None  # embedded first, so that its errors do not wait for the folder
+    if like is not None:
+        query = embed_query(load(), like)
+    elif text is not None:
+        warn_of_untrained(index.weights, [text])
+        query = _embed_text(load(), text)
     update = index.update(load)
     say(index.summary(update))
     name_unusable(update.wrong, most=_WRONG_SHOWN)
-    if like is not None:
-        _show(index, embed_query(load(), like), count)
-    elif text is not None:
-        warn_of_untrained(index.weights, [text])
-        _show(index, load().embed_text(text).cpu().numpy()[0], count)
-    else:
-        model, warned = load(), False
-        while line := _ask():
-            warned = warned or warn_of_untrained(index.weights, [line])
-            try:
-                _show(index, model.embed_text(line).cpu().numpy()[0], count)
-            except ValueError as error:  # too long
-                say(str(error))
+    if query is None:
+        return _answer_texts(index, load(), count)
+    _show(index, query, count)
+    return 0
 
 
 def embed_query(model: AudioCLIP, path: Path) -> Embedding:
@@ -67,11 +75,36 @@ def embed_query(model: AudioCLIP, path: Path) -> Embedding:
     return result
 
 
-def _ask() -> str:
-    """Read the next text from stdin; an empty text means the end."""
-    if sys.stdin.isatty():
-        print("Text (empty to end): ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip()
+def _answer_texts(index: FolderIndex, model: AudioCLIP, count: int) -> int:
+    """Print a ranking below each text from stdin; return 1 if one is too long, otherwise 0."""
+    status, warned = 0, False
+    for text in _texts():
+        print(escaped(text))
+        warned = warned or warn_of_untrained(index.weights, [text])
+        try:
+            _show(index, _embed_text(model, text), count)
+        except ValueError as error:  # too long
+            say(str(error))
+            status = 1
+    return status
+
+
+def _texts() -> Iterator[str]:
+    """Read texts from stdin; an empty line ends them in a terminal, and is skipped in a file or pipe."""
+    in_terminal = sys.stdin.isatty()
+    while True:
+        if in_terminal:
+            print("Text (empty to end): ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line or (in_terminal and not line.strip()):
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _embed_text(model: AudioCLIP, text: str) -> Embedding:
+    embedding: Embedding = model.embed_text(text).cpu().numpy()[0]
+    return embedding
 
 
 def _show(index: FolderIndex, query: Embedding, count: int) -> None:

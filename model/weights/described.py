@@ -20,6 +20,7 @@ from .hub import CONFIG, WEIGHTS, is_hub_layout
 from .releases import DEFAULT_ASSETS, WeightsError, find_weights
 
 RELEASED = "AudioCLIP-Full-Training"
+DOWNLOAD_SIZE = f"{releases.RELEASES[RELEASED].size_bytes / 1e6:.0f} MB"
 UNTRAINED = "untrained"
 SEED = 0
 PREPROCESSING_VERSION = 1
@@ -28,7 +29,8 @@ PREPROCESSING_VERSION = 1
 LIMITS = (
     "The weights are random. Rankings between texts, sounds and images, and all zero-shot classification, "
     "are therefore arbitrary. Only similarities among sounds or among images mean something, and far less "
-    f"than with a trained model. Name {RELEASED} as the weights to download the released ones (537 MB)."
+    f"than with a trained model. Name {RELEASED} as the weights to download the released ones "
+    f"({DOWNLOAD_SIZE})."
 )
 """What random weights are good for."""
 

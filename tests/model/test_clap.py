@@ -267,7 +267,7 @@ def test_wrong_configs_are_refused(folder: Path) -> None:
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(WeightsError, match=r"package transformers, .*: pip install '\.\[peers\]'"):
+    with pytest.raises(WeightsError, match=r'package transformers, .*: pip install "\.\[peers\]"'):
         Clap(False, config=SMALL_CLAP)
 
 

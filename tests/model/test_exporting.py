@@ -1,6 +1,8 @@
 """Networks exported with torch.export and to ONNX equal the eager ones for any batch size and length."""
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -114,12 +116,63 @@ def test_the_command_reports_missing_weights_and_unknown_formats(
     assert "must end in .onnx or .pt2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--classes", "dog"], "--classes has only 'dog'; give two or more, separated by spaces.\n"),
+        (["--template", "a {}"], "--template needs --classes.\n"),
+        (["--model-args", "[1]"], """'[1]' is not a JSON object such as {"n_fft": 1024}\n"""),
+        (["--model-args", "n_fft"], "'n_fft' is not JSON: Expecting value: line 1 column 1 (char 0)\n"),
+    ],
+)
+def test_the_command_explains_wrong_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    try:
+        status: object = main(["export", "any", str(tmp_path / "x.onnx"), *words])
+    except SystemExit as ended:  # argparse's
+        status = ended.code
+    assert status == 2 and capsys.readouterr().err.endswith(said)
+
+
+def test_only_unknown_constructor_arguments_are_mistakes_of_the_user(
+    model: AudioCLIP, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save_pretrained(tmp_path / "saved")
+    words = ["export", str(tmp_path / "saved"), str(tmp_path / "x.pt2")]
+    assert main([*words, "--model-args", '{"n_ftt": 1024}']) == 1
+    assert "--model-args: " in (said := capsys.readouterr().err) and "n_ftt" in said
+
+    def fail(*_: object, **__: object) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(AudioCLIP, "from_pretrained", fail)
+    with pytest.raises(TypeError, match="a bug"):
+        main(words)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_a_failed_export_keeps_the_old_file(
+    model: AudioCLIP, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"tower.{suffix}"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
+        write(model, path)
+    assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
+
+
 def test_without_onnxscript_the_error_says_what_to_install(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert main(["export", "any", str(tmp_path / "x.onnx")]) == 1
-    assert capsys.readouterr().err == "The package onnxscript is missing: pip install '.[export]'\n"
+    assert capsys.readouterr().err == 'The package onnxscript is missing: pip install ".[export]"\n'
 
 
 def test_a_float64_tower_is_refused() -> None:

@@ -77,9 +77,9 @@ except ValueError as error:
         "instead: from audioclip.esresnet.esresnext import ESResNeXt; "
         "model = ESResNeXt(num_classes=7, pretrained='tower.pt').eval()"
     )
-    assert "pip install 'audioclip[parquet]'" in parquet and ".safetensors file needs nothing more" in parquet
-    assert export == "The package onnxscript is missing: pip install 'audioclip[export]'"
-    assert peers.endswith("pip install 'audioclip[peers]'")
+    assert 'pip install "audioclip[parquet]"' in parquet and ".safetensors file needs nothing more" in parquet
+    assert export == 'The package onnxscript is missing: pip install "audioclip[export]"'
+    assert peers.endswith('pip install "audioclip[peers]"')
 
 
 def test_a_clone_takes_checkpoints_of_the_installed_package_as_its_own(tmp_path: Path) -> None:

@@ -117,7 +117,23 @@ def test_files_of_an_indexed_folder_are_not_embedded_again(
         (
             ["--labels", "dog", "rain", "sound_0001.wav"],
             2,
-            "--labels has 'sound_0001.wav', which is a file; name files before --labels.",
+            "--labels has 'sound_0001.wav', the name of a file; name files and folders before --labels.",
+        ),
+        (
+            ["--labels", "dog", "absent.flac"],
+            2,
+            "--labels has 'absent.flac', the name of a file; name files and folders before --labels.",
+        ),
+        (
+            ["--labels", "dog", "./rain"],
+            2,
+            "--labels has './rain', the name of a folder; name files and folders before --labels.",
+        ),
+        (["--labels", "dog", "caf\udce9"], 2, r"--labels has 'caf\udce9', which is not UTF-8."),
+        (
+            ["--labels", "dog", "kind", "--out", "scores.csv"],
+            2,
+            "--labels has 'kind', which is another column of scores.csv; reword it.",
         ),
         (["--labels", "dog", "Dog"], 1, "labels[0] 'dog' and labels[1] 'Dog' are the same text; remove one."),
         (["--labels", "dog", ""], 1, "labels[1] is ''; expected a text that is not empty."),
@@ -132,7 +148,22 @@ def test_files_of_an_indexed_folder_are_not_embedded_again(
 def test_invalid_labels_are_reported(
     classify: Callable[..., Done], words: list[str], status: int, said: str
 ) -> None:
+    Path("rain").mkdir()  # a label may have the name of a folder
     assert classify("sound_0000.wav", *words) == (status, "", f"{said}\n")
+
+
+def test_a_long_label_with_a_dot_is_a_label(classify: Callable[..., Done]) -> None:
+    label = f"e.g. {'a' * 300} dog"
+    done = classify("sound_0000.wav", "--labels", label, "rain")
+    assert done.status == 0 and f"  {label}\n" in done.out
+
+
+def test_a_pattern_that_the_shell_left_is_expanded(classify: Callable[..., Done], tmp_path: Path) -> None:
+    (tmp_path / "[1].wav").write_bytes((tmp_path / "sound_0001.wav").read_bytes())
+    done = classify("sound_*.wav", "[1].wav", "--labels", *LABELS, "-n", "1")
+    assert done.status == 0
+    assert done.out.splitlines()[::2] == ["sound_0000.wav", "sound_0001.wav", "[1].wav"]
+    assert classify("absent_*.wav", "--labels", *LABELS).err == "absent_*.wav: no such file or folder.\n"
 
 
 def test_absent_files_are_reported_before_anything_is_embedded(classify: Callable[..., Done]) -> None:

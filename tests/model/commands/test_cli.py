@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,19 +40,56 @@ def test_help_imports_neither_torch_nor_numpy() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "said"),
     [
-        [],
-        ["index", "folder"],
-        ["search", "x"],
-        ["search", "x", "--in", ".", "-n", "0"],
-        ["embed", ".", "--out", "x.parquet", "--batch-size", "many"],
+        ([], "required: command"),
+        (["index", "folder"], "invalid choice: 'index'"),
+        (["search", "x"], "required: --in"),
+        (["search", "x", "--in", ".", "-n", "0"], "'0' is not a positive whole number"),
+        (
+            ["embed", ".", "--out", "x.parquet", "--batch-size", "many"],
+            "'many' is not a positive whole number",
+        ),
     ],
 )
-def test_a_wrong_command_has_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_has_status_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         cli.main(words)
-    assert "usage: python -m model" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "usage: python -m model" in printed and said in printed
+
+
+SEARCH = """
+import sys
+from model.commands import cli, search
+
+def found(*_, **__):
+    for _ in range(20_000):
+        print("\u6f22\u5b57.png")
+    return 0
+
+search.search = found
+sys.exit(cli.main(["search", "rain", "--in", "."]))
+"""
+
+
+def test_a_reader_may_stop_early() -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-c", SEARCH], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None and command.stderr is not None
+    command.stdout.close()
+    assert command.stderr.read() == b"" and command.wait() == 1
+    command.stderr.close()
+
+
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    words = [sys.executable, "-c", SEARCH]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert done.stdout.splitlines()[0] == rb"\u6f22\u5b57.png"
 
 
 def test_the_default_weights_are_downloaded_once(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 from safetensors import safe_open
@@ -103,6 +104,31 @@ def test_unusable_files_are_named_and_the_others_written(folder: Path, command: 
     assert parquet.read_table(out).num_rows == 12
 
 
+def test_a_broken_link_is_named_too_if_it_is_given(folder: Path, command: Callable[..., Done]) -> None:
+    gone, out = folder.parent / "gone.png", folder.parent / "embeddings.parquet"
+    gone.symlink_to(folder / "nowhere.png")
+    done = command("embed", gone, folder, "--out", out)
+    assert done.status == 1
+    assert done.err.splitlines()[1:] == [f"{gone}: cannot be read (No such file or directory)"]
+    assert parquet.read_table(out).num_rows == 12
+
+
+def test_errors_control_no_terminal(folder: Path, command: Callable[..., Done]) -> None:
+    done = command("embed", folder / "a\x1b[31m.wav", "--out", folder.parent / "x.parquet")
+    assert done.err == f"{folder}/a\\x1b[31m.wav: no such file or folder.\n"
+
+
+def test_a_full_memory_of_the_gpu_is_explained(
+    folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(indexing, "embed_files", run_out)
+    done = command("embed", folder, "--out", folder.parent / "x.parquet")
+    assert done.status == 1 and "--batch-size" in done.err
+
+
 def test_without_a_usable_file_nothing_is_written(folder: Path, command: Callable[..., Done]) -> None:
     out = folder.parent / "embeddings.safetensors"
     (folder.parent / "empty").mkdir()
@@ -147,7 +173,7 @@ def test_without_pyarrow_the_error_says_what_to_install(
     done = command("embed", folder, "--out", folder.parent / "x.parquet")
     assert done.status == 1
     assert done.err.startswith(".parquet files need pyarrow, which cannot be imported (")
-    assert done.err.endswith("pip install '.[parquet]'. A .safetensors file needs nothing more.\n")
+    assert done.err.endswith('pip install ".[parquet]". A .safetensors file needs nothing more.\n')
 
 
 def test_an_interrupted_command_says_that_it_can_be_continued(

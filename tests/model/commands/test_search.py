@@ -46,9 +46,44 @@ def test_a_file_is_most_similar_to_itself(folder: Path, command: Callable[..., D
 def test_without_a_text_queries_are_read_from_the_input(
     folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("dog\nrain\n\nnot read\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("dog\nrain\n\nsiren\n"))
     done = command("search", "--in", folder, "-n", "1")
-    assert (done.status, done.out.count("Sounds\n")) == (0, 2)
+    lines = done.out.splitlines()
+    assert done.status == 0 and len(lines) == 15
+    assert lines[::5] == ["dog", "rain", "siren"] and lines[1::5] == ["Sounds"] * 3
+    monkeypatch.setattr("sys.stdin", io.StringIO("dog\n\nnot read\n"))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert command("search", "--in", folder, "-n", "1").out.splitlines() == lines[:5]
+
+
+def test_a_text_that_cannot_be_used_keeps_its_place(
+    folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{'word ' * 200}\nrain\x1b\n"))
+    done = command("search", "--in", folder, "-n", "1")
+    assert done.status == 1 and "tokens" in done.err
+    long, rain, *_ = done.out.splitlines()
+    assert long == ("word " * 200).strip() and rain == r"rain\x1b"
+
+
+@pytest.mark.parametrize("words", [["--like", "broken.wav"], ["--like", "gone.wav"], ["word " * 200]])
+def test_a_query_that_cannot_be_used_does_not_wait_for_the_folder(
+    folder: Path, command: Callable[..., Done], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    Path("broken.wav").write_bytes(b"RIFF and no more")
+    done = command("search", *words, "--in", folder, "--store", "store")
+    assert (done.status, done.out) == (1, "") and "newly embedded" not in done.err
+    assert not Path("store").exists()
+
+
+def test_folders_of_the_user_are_found_behind_an_equals_sign(
+    folder: Path, command: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    done = command("search", "rain", "--in=~/mine", "--store=~/store")
+    assert done.status == 0 and "8 sounds, 4 images" in done.err
+    assert len([*folder.parent.glob("store/index-*")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,7 +134,7 @@ def test_names_with_joiners_are_printed_unchanged(folder: Path, command: Callabl
             ["search", "--like", "{tmp}/x.txt", "--in", "{mine}"],
             "neither a sound nor an image by its suffix",
         ),
-        (["search", "--like", "{tmp}/x.wav", "--in", "{mine}"], "{tmp}/x.wav: no such audio file."),
+        (["search", "--like", "{tmp}/x.wav", "--in", "{mine}"], "{tmp}/x.wav: no such file."),
         (
             ["search", "x", "--in", "{mine}", "--weights", "absent.pt"],
             "absent.pt: no such file or folder of runs.",
