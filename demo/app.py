@@ -28,7 +28,8 @@ from demo.made import made_collection
 from ignite_trainer.support.terminal import replace_unknown_letters
 from model.audioclip import AudioCLIP
 from model.clip.image_input import read_image
-from model.commands.index import FolderIndex, Unusable, Update, embed_files, score_labels
+from model.commands.embedding import Unusable, embed_files, score_labels
+from model.commands.index import FolderIndex, Update
 from model.commands.store import Embedding
 from model.weights.described import DescribedWeights, describe_weights, released_or_untrained
 from model.zero_shot import KINDS, SUFFIXES, Kind, embed_labels

@@ -11,7 +11,8 @@ from pathlib import Path
 from ..storage.atomic import whole_file
 from ..zero_shot import embed_labels
 from .checks import SCORES_COLUMNS
-from .index import Entry, Index, score_labels
+from .embedding import score_labels
+from .index import Entry, Index
 from .messages import name_unusable, open_weights, warn_of_untrained
 from .printing import escaped, say
 

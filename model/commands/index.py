@@ -18,15 +18,14 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 import soundfile
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from .. import __version__
 from ..audioclip import AudioCLIP
 from ..storage.places import default_cache_folder
 from ..weights.described import DescribedWeights
-from ..zero_shot import KINDS, SUFFIXES, Kind, label_probabilities
+from ..zero_shot import KINDS, SUFFIXES, Kind
+from .embedding import Unusable, embed_files, reason_of
 from .finding import FoundFiles
 from .messages import Progress
 from .store import Embedding, FileRecord, Stored, read_store, write_store
@@ -75,15 +74,6 @@ class Update(NamedTuple):
     embedded: int
     removed: int
     wrong: dict[str, str]
-
-
-class Unusable(NamedTuple):
-    """A file that cannot be embedded."""
-
-    reason: str
-    """Error message, without the name of the file."""
-    is_permanent: bool
-    """Whether the content is the reason, instead of, for example, too many open files."""
 
 
 class Index:
@@ -230,7 +220,7 @@ class Index:
             try:
                 now.files[str(path)] = FileRecord.of(path, now.files.get(str(path)))
             except OSError as error:
-                wrong[name] = _reason(error, path)
+                wrong[name] = reason_of(error, path)
             else:
                 contents.setdefault(_content(path, now), []).append(name)
         new = {key: files[names[0]] for key, names in contents.items() if not now.knows(key)}
@@ -280,37 +270,6 @@ class FolderIndex(Index):
         if not self.folder.is_dir():
             raise NotADirectoryError(f"{folder}: no such folder.")
         super().__init__([self.folder], weights, relative_to=self.folder, store=store)
-
-
-def embed_files(
-    model: AudioCLIP, kind: Kind, paths: Sequence[Path], *, batch_size: int = 16
-) -> list[Embedding | Unusable]:
-    """Embed files of one kind; return each file's embedding `[D]`, or the reason why there is none.
-
-    `batch_size` windows of sounds or images are encoded at once.
-    """
-    embed = model.embed_audio if kind == "audio" else model.embed_image
-    try:
-        return [*embed(paths, batch_size=batch_size).cpu().numpy()]
-    except (ValueError, OSError) as error:
-        if len(paths) == 1:
-            return [Unusable(_reason(error, paths[0]), is_permanent=isinstance(error, ValueError))]
-    # One of the files is unusable, so embed each alone; embeddings do not depend on each other.
-    return [result for path in paths for result in embed_files(model, kind, [path], batch_size=batch_size)]
-
-
-def score_labels(model: AudioCLIP, kind: Kind, embedding: Embedding, texts: Tensor) -> list[float]:
-    """Return the probabilities of K labels, given a file's embedding `[D]` and the labels' `[K, D]`."""
-    features = torch.from_numpy(embedding[None].copy()).to(texts.device)
-    probabilities: list[float] = label_probabilities(model, kind, features, texts)[0].tolist()
-    return probabilities
-
-
-def _reason(error: ValueError | OSError, path: Path) -> str:
-    """Return an error message without the name of the file."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    return str(error).removeprefix(f"{path}: ")
 
 
 def _kind(path: Path) -> Kind:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..audioclip import AudioCLIP
 from ..zero_shot import KINDS, kind_of
-from .index import FolderIndex, Unusable, embed_files
+from .embedding import Unusable, embed_files
+from .index import FolderIndex
 from .messages import name_unusable, open_weights, warn_of_untrained
 from .printing import escaped, say
 from .store import Embedding

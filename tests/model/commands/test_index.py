@@ -14,6 +14,7 @@ import pytest
 
 from model.audioclip import AudioCLIP
 from model.commands import index as indexing
+from model.commands.embedding import embed_files
 from model.commands.index import FolderIndex, Index, Update
 from model.commands.store import MANIFEST, read_store, write_store
 from model.weights.described import describe_weights
@@ -134,7 +135,7 @@ def test_an_interrupted_update_keeps_its_embeddings(
     monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
 ) -> None:
     monkeypatch.setattr(indexing, "BATCH_SIZES", {"audio": 3, "image": 3})
-    embed, calls = indexing.embed_files, []
+    embed, calls = embed_files, []
 
     def embed_twice(*given: object, **named: object) -> object:
         calls.append(given)
@@ -204,7 +205,7 @@ def test_the_store_is_saved_every_second_at_first_and_seldom_if_it_is_slow(
     monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
 ) -> None:
     now, saves = 0.0, list[float]()
-    embed = indexing.embed_files
+    embed = embed_files
 
     def slow_embed(*given: object, **named: object) -> object:
         nonlocal now
