@@ -140,11 +140,12 @@ Exportable: TypeAlias = ExportableAudioTower | ExportableZeroShot
 
 
 def export_program(module: Exportable) -> ExportedProgram:
-    """Export a module for any batch size, any number of channels, and lengths of at least `shortest_clip`."""
+    """Export a module for any batch size and number of channels, and `shortest_clip` to 2**29 samples."""
     tower = module.tower if isinstance(module, ExportableZeroShot) else module
     shortest = tower.shortest_clip
     example = torch.linspace(-1000.0, 1000.0, 6 * (shortest + 7)).reshape(2, 3, -1)
-    free = {0: Dim("batch"), 1: Dim("channels"), 2: Dim("samples", min=shortest)}
+    # Without a maximum, torch.export fails before torch 2.11.
+    free = {0: Dim("batch"), 1: Dim("channels"), 2: Dim("samples", min=shortest, max=2**29)}
     return torch.export.export(module, (example,), dynamic_shapes=(free,))
 
 

@@ -82,7 +82,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 
 packages = metadata.packages_distributions()
-required, todo = set(), ["audioclip"]
+required, todo = {"optree"}, ["audioclip"]  # torch uses optree if its metadata is found
 while todo:
     name = todo.pop().lower().replace("_", "-")
     if name not in required:

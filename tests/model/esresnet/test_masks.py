@@ -40,12 +40,12 @@ def expected(image: Tensor, masks: SpectrogramMasks, *, two_sided: bool = False)
     for clip, (time, frequency) in enumerate(zip(masks.time.numpy(), masks.frequency.numpy(), strict=True)):
         for start, end in time:
             for column in range(width):
-                if start <= (column + 0.5) / width < end:
+                if start <= np.float32((column + 0.5) / width) < end:
                     hidden[clip, :, :, :, column] = True
         for start, end in frequency:
             for row in range(rows):
                 at = (row + 0.5) / rows
-                if start <= (abs(2 * at - 1) if two_sided else at) < end:
+                if start <= np.float32(abs(2 * at - 1) if two_sided else at) < end:
                     hidden[clip, :, row // height, row % height] = True
         result[clip][hidden[clip]] = image[clip].numpy().mean()
     return result, hidden

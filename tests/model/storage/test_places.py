@@ -32,6 +32,10 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_user_without_a_name_has_one_on_windows_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setitem(sys.modules, "pwd", None)
     monkeypatch.delattr(os, "getuid")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

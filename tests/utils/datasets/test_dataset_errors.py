@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,10 @@ def test_a_missing_column_is_named_with_the_existing_ones(esc50: Path) -> None:
             'line 2: filename is "../x.wav"; a file name without a folder is expected.',
         ),
         ("a\x1b]0;b\x07.wav,1,0,dog,True", 'filename is "a\ufffd]0;b\ufffd.wav"; text on one line, without'),
-        ("a\0.wav,1,0,dog,True", "text on one line, without control characters, is expected"),
+        (
+            "a\0.wav,1,0,dog,True",
+            "text on one line, without control" if sys.version_info >= (3, 11) else "line contains NUL",
+        ),
         ("b" * 300 + ".wav,1,0,dog,True", "a file name of at most 255 bytes is expected"),
         ("a" * 20_000 + ",1,0,dog,True", "line 2 has more than 10,000 characters"),
     ],
