@@ -168,6 +168,8 @@ def test_contradicting_targets_and_labels_are_an_error(esc50: Path) -> None:
     check_error(esc50, f"esc50.csv: {clip} (target 4, toad; elsewhere target 4 is frog): {said}")
     edit(esc50, "2,4,toad", "2,5,frog")
     check_error(esc50, f"esc50.csv: {clip} (target 5, frog; elsewhere frog is target 4): {said}")
+    edit(esc50, "2,5,frog", f"2,4,{'o' * 3000}")
+    check_error(esc50, f"esc50.csv: {clip} (target 4, {'o' * 80}; elsewhere target 4 is frog): {said}")
 
 
 def test_a_clip_listed_twice_is_an_error(esc50: Path) -> None:

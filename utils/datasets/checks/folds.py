@@ -23,6 +23,7 @@ from utils.datasets.checks.files import (
 )
 from utils.datasets.checks.names import name_findings
 from utils.datasets.sample import Clip
+from utils.datasets.sources import cells
 from utils.datasets.sources.tables import build_without_bad_lines
 from utils.fetching.published import Published
 
@@ -125,11 +126,11 @@ def contradictions(clips: Sequence[Clip]) -> Iterator[Finding]:
     for path, _, target, label, _ in clips:
         elsewhere = []
         if by_target[target] != label:
-            elsewhere.append(f"target {target} is {by_target[target]}")
+            elsewhere.append(f"target {target} is {cells.shown(by_target[target])}")
         if by_label[label] != target:
-            elsewhere.append(f"{label} is target {by_label[label]}")
+            elsewhere.append(f"{cells.shown(label)} is target {by_label[label]}")
         if elsewhere:
-            where = f"{path} (target {target}, {label}; elsewhere {' and '.join(elsewhere)})"
+            where = f"{path} (target {target}, {cells.shown(label)}; elsewhere {' and '.join(elsewhere)})"
             yield error("Target and label contradict other clips.", where, "Correct the line.")
 
 
@@ -154,7 +155,7 @@ def _absent_classes(clips: Sequence[Clip]) -> Iterator[Finding]:
         if absent := sorted(labels - {clip.label for clip in clips if clip.fold == fold}):
             yield warning(
                 "A fold has no clip of a class.",
-                f"fold {fold}: {', '.join(absent)}",
+                f"fold {fold}: {', '.join(map(cells.shown, absent))}",
                 "Check that the data set is complete and has the official folds.",
             )
 
