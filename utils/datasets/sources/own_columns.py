@@ -68,7 +68,7 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
         ValueError: The file is not a table, lacks a column, or contains an invalid value.
     """
     if not table.is_file():
-        raise FileNotFoundError(f"{table}: no such table. {_tables_beside(table)}")
+        raise FileNotFoundError(f"{table}: no such table or folder. {_tables_beside(table)}")
     records = read_table(table)
     names = {argument: _name(argument, column, records) for argument, column in given.items()}
     if names["audio"]:
@@ -89,13 +89,17 @@ def read_own_table(table: Path, given: Mapping[str, Column], separator: str | No
 
 
 def _tables_beside(table: Path) -> str:
-    """List the tables in the folder of a missing table, the most similar name first."""
+    """List the tables and folders beside a missing table, the most similar name first."""
     if not table.parent.is_dir():
         return f"There is no folder {table.parent.absolute()}. {_TO_NAME_ANOTHER}"
-    names = sorted(path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS)
+    names = sorted(
+        path.name for path in table.parent.iterdir() if path.suffix.lower() in KINDS or path.is_dir()
+    )
     near = difflib.get_close_matches(table.name, names, n=1)
     listed = list(dict.fromkeys([*near, *names]))
-    return f"{table.parent.absolute()} has {shortlist(listed) or 'no table'}. {_TO_NAME_ANOTHER}"
+    return (
+        f"{table.parent.absolute()} has {shortlist(listed) or 'no table and no folder'}. {_TO_NAME_ANOTHER}"
+    )
 
 
 def _caption_columns(text: str | None, given: Column, records: Records) -> list[str]:

@@ -308,14 +308,16 @@ def test_the_error_for_a_missing_table_names_those_in_the_same_folder(
 ) -> None:
     for name in ("a.csv", "notes.txt", "note.tsv"):
         (folder / name).touch()
-    beside = rf"nope\.tsv: no such table\. {folder} has note\.tsv, a\.csv\."
+    beside = rf"nope\.tsv: no such table or folder\. {folder} has note\.tsv, a\.csv, sounds\."
     with pytest.raises(FileNotFoundError, match=beside):
         Table(folder / "nope.tsv", RATE)
     with pytest.raises(FileNotFoundError, match=r"Name another table with --Dataset\.args\.table FILE\."):
         Table(folder / "nope.csv", RATE)
-    with pytest.raises(FileNotFoundError, match=r"no such table\. .*sounds has no table\."):
+    with pytest.raises(
+        FileNotFoundError, match=r"no such table or folder\. .*sounds has no table and no folder\."
+    ):
         Table(folder / "sounds/nope.tsv", RATE)
-    with pytest.raises(FileNotFoundError, match=r"no such table\. There is no folder .*/none\."):
+    with pytest.raises(FileNotFoundError, match=r"no such table or folder\. There is no folder .*/none\."):
         Table(folder / "none/nope.tsv", RATE)
     monkeypatch.chdir(folder)
     with pytest.raises(FileNotFoundError, match=f"^{beside}"):
