@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from .inputs import require_file
 from .sounds.decoding import AudioReader, Block, Segment, UnusableAudio
 
 INT16_SCALE = 32768.0
@@ -59,13 +60,13 @@ def read_audio(
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: The path is a folder.
         ValueError: The file cannot be decoded, is cut off, has no samples or more than `MAX_VALUES` values,
             or contains values that are non-finite or far outside -1..1.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
-        if not source.is_file():
-            raise FileNotFoundError(f"{name}: no such audio file.")
+        require_file(source, name=name, kind="audio", suffix=".wav")
     name = name or "audio"
     try:
         with AudioReader(source, name) as sound:

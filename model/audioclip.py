@@ -194,7 +194,8 @@ class AudioCLIP(nn.Module, HubLayout):
         if is_hub_layout(source):
             model = super().from_pretrained(source, **constructor_args)
         else:
-            file = find_weights(source, assets=constructor_args.get("assets"))
+            instead = f"Random weights need no file: {cls.__name__}(pretrained=False).eval()."
+            file = find_weights(source, assets=constructor_args.get("assets"), instead=instead)
             if Path(source).expanduser().is_dir():
                 print(f"{source}: {file}", file=sys.stderr)
             known = arguments_for(cls, file)

@@ -71,6 +71,27 @@ def refuse_unit_range(audio: Tensor) -> None:
         )
 
 
+def require_file(path: Path, *, name: str, kind: str, suffix: str) -> None:
+    """Check that a path is a file.
+
+    Args:
+        path: path to check.
+        name: its name in messages.
+        kind: kind of the file in messages, such as "audio".
+        suffix: usual suffix of such files, to show how to pass the files of a folder.
+
+    Raises:
+        IsADirectoryError: `path` is a folder; the message says how to pass its files.
+        FileNotFoundError: `path` does not exist, or is neither.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{name} is a folder; pass its files, such as sorted(Path({name!r}).glob('*{suffix}'))."
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: no such {kind} file.")
+
+
 def describe(value: object) -> str:
     """Describe a value's type for messages: "None", "a float", "an int"."""
     name = "bytes object" if isinstance(value, bytes) else type(value).__name__

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..inputs import IMAGE_KINDS, beginning_of, describe, name_placeholder, seekable
+from ..inputs import IMAGE_KINDS, beginning_of, describe, name_placeholder, require_file, seekable
 
 ImageInput: TypeAlias = str | Path | BinaryIO | Image.Image | npt.NDArray[np.uint8] | Tensor
 """Path or content of a file, PIL image, array or tensor, as described in `read_image`."""
@@ -72,14 +72,14 @@ def read_image(source: ImageInput, *, name: str | None = None) -> Image.Image:
 
     Raises:
         FileNotFoundError: There is no such file.
+        IsADirectoryError: The path is a folder.
         OSError: The file cannot be read.
         ValueError: The file does not decode or has too many pixels (more than twice
             `PIL.Image.MAX_IMAGE_PIXELS`), its values have an unknown range, or the source has another type.
     """
     if isinstance(source, str | Path):
         source, name = Path(source), name or str(source)
-        if not source.is_file():
-            raise FileNotFoundError(f"{name}: no such image file.")
+        require_file(source, name=name, kind="image", suffix=".jpg")
     name = name or "image"
     if isinstance(source, Tensor):
         source = _array_of_tensor(source, name)

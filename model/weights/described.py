@@ -15,9 +15,11 @@ import torch
 from ..audioclip import AudioCLIP
 from . import releases
 from .built_from import arguments_for
+from .fetch import hash_of
 from .files import read_entries
 from .hub import CONFIG, WEIGHTS, is_hub_layout
 from .releases import DEFAULT_ASSETS, WeightsError, find_weights
+from .run_folders import best_checkpoint
 
 RELEASED = "AudioCLIP-Full-Training"
 DOWNLOAD_SIZE = f"{releases.RELEASES[RELEASED].size_bytes / 1e6:.0f} MB"
@@ -34,6 +36,7 @@ LIMITS = (
 )
 """What random weights are good for."""
 
+_RANDOM_INSTEAD = f'Random weights need no file: name them "{UNTRAINED}".'
 _SCORE = "score: "
 _ABOUT = {"image": "images", "text": "texts that are not training labels", "audio": "sounds"}
 # By tower: its key in `AudioCLIP`'s argument `pretrained`, and a pattern of its weights' names.
@@ -42,6 +45,7 @@ _TOWERS = {
     "text": ("clip", re.compile(r"(text|transformer|token_embedding|ln_final)\..+|positional_embedding")),
     "audio": ("audio", re.compile(r"audio\..+")),
 }
+_PARTS = {part for part, _ in _TOWERS.values()}
 # Suffixes of entries that are not parameters.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "window", "fbsp.bias")
 
@@ -148,7 +152,7 @@ def describe_weights(source: str, *, assets: Path = DEFAULT_ASSETS) -> Described
         if not folder.is_dir():
             raise WeightsError(f"{source}: not a folder. Download it from the Hugging Face Hub first.")
         return DescribedWeights(folder.name, folder, files=(folder / CONFIG, folder / WEIGHTS))
-    path = find_weights(source, assets=assets, others=(UNTRAINED,))
+    path = find_weights(source, assets=assets, others=(UNTRAINED,), instead=_RANDOM_INSTEAD)
     return DescribedWeights(
         path.stem,
         path,
@@ -189,7 +193,7 @@ def _limits_of_run(path: Path) -> str | None:
 
 
 def _random_towers(path: Path) -> list[str]:
-    """List the towers that the run neither trained nor loaded from a file."""
+    """List the towers whose weights are still random: neither this run nor those before it trained them."""
     given = _args_of_run(path, "Model").get("pretrained", True)
     frozen = path.resolve().with_name("frozen_weights.pt")
     if given is True or not frozen.is_file():
@@ -199,13 +203,23 @@ def _random_towers(path: Path) -> list[str]:
         names = {*entries.get("model", entries), *kept}  # a state omits the frozen weights
     except (WeightsError, TypeError, AttributeError):
         return []
-    parts = given if isinstance(given, dict) else {} if given is False else {"clip", "audio"}
+    parts = given if isinstance(given, dict) else {} if given is False else dict.fromkeys(_PARTS, given)
     trained = [name for name in names - kept if not name.endswith(_STATISTICS)]
-    return [
-        tower
-        for tower, (part, own) in _TOWERS.items()
-        if part not in parts and not any(map(own.fullmatch, trained))
-    ]
+    untrained = [tower for tower, (_, own) in _TOWERS.items() if not any(map(own.fullmatch, trained))]
+    earlier = {part: untrained and _random_in_earlier_run(source, path) for part, source in parts.items()}
+    return [tower for tower in untrained if tower in earlier.get(_TOWERS[tower][0], _TOWERS)]
+
+
+def _random_in_earlier_run(source: str, path: Path) -> list[str]:
+    """List the random towers of the file that a run started from; [] if that file is gone or another."""
+    try:
+        file = Path(source).expanduser()
+        file = best_checkpoint(file) if file.is_dir() else file
+        result = json.loads((path.resolve().parent.parent / "result.json").read_text(encoding="utf-8"))
+        hashes = {weights["sha256"] for weights in result["weights"]}
+        return _random_towers(file) if hash_of(file) in hashes else []
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _args_of_run(path: Path, section: str) -> dict[str, Any]:

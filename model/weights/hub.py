@@ -7,9 +7,10 @@ from typing import Any, TypeVar, cast
 
 from huggingface_hub import ModelHubMixin, constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
+from ..storage.atomic import whole_file
 from .built_from import NOT_OF_THE_NETWORK
 from .fetch import through_proxy
 from .hub_folders import HUB_ERRORS, reason
@@ -54,7 +55,10 @@ class HubLayout(
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = cast(nn.Module, self).state_dict()
-        save_file({name: value.contiguous() for name, value in state.items()}, save_directory / WEIGHTS)
+        content = save({name: value.contiguous() for name, value in state.items()})
+        # safetensors' save_file creates files that only the owner can read.
+        with whole_file(save_directory / WEIGHTS) as file:
+            file.write(content)
 
     @classmethod
     def from_pretrained(cls: type[Model], source: str | Path, **arguments: Any) -> Model:  # type: ignore[override]

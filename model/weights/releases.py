@@ -82,7 +82,7 @@ def find_weights(
             or a key of `RELEASES`, with or without `.pt`, to look up in `assets`.
         assets: folder of the released weights; None for `model.storage.places.default_assets()`.
         others: further names that the caller accepts, to suggest for a misspelt name.
-        instead: advice to append to the message if the file cannot be fetched.
+        instead: advice to append to the message if there is no such file, or it cannot be fetched.
 
     Raises:
         WeightsError: There is no such file, or it cannot be fetched; the message says what to do.
@@ -92,7 +92,7 @@ def find_weights(
         return path
     release = RELEASES.get(path.name.removesuffix(".pt"))
     if release is None:
-        return _find_trained(path, (*RELEASES, *others))
+        return _find_trained(path, (*RELEASES, *others), instead)
     if path.parent != Path():
         raise WeightsError(
             f"{path}: no such file ({release.contents}). Download {release.remote} to this path, or give "
@@ -109,7 +109,7 @@ def find_weights(
         raise WeightsError(" ".join(filter(None, sentences))) from None
 
 
-def _find_trained(path: Path, names: Iterable[str]) -> Path:
+def _find_trained(path: Path, names: Iterable[str], instead: str) -> Path:
     """Find the best checkpoint in a folder of runs; if there is no such folder, suggest a similar name."""
     if path.is_dir():
         try:
@@ -125,7 +125,7 @@ def _find_trained(path: Path, names: Iterable[str]) -> Path:
         f"{path}: no such file or folder of runs"
         + (f'; did you mean "{meant[similar[0]]}"?' if similar else ".")
         + f" The released weights are {', '.join(RELEASES)}. The folder of a protocol's runs appears "
-        "when the protocol is run."
+        "when the protocol is run." + f" {instead}".rstrip()
     )
 
 

@@ -104,6 +104,8 @@ def test_channels_are_kept_averaged_or_duplicated(tmp_path: Path) -> None:
 def test_unusable_audio_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.wav: no such audio file"):
         read_audio(tmp_path / "nothing.wav", 44100)
+    with pytest.raises(IsADirectoryError, match=r"is a folder; pass its files, such as sorted"):
+        read_audio(tmp_path, 44100)
     (tmp_path / "text.wav").write_text("not audio")
     with pytest.raises(ValueError, match=r"text\.wav: not decodable"):
         read_audio(tmp_path / "text.wav", 44100)

@@ -60,6 +60,8 @@ def test_grey_images_become_rgb() -> None:
 def test_unusable_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.png: no such image file"):
         read_image(tmp_path / "nothing.png")
+    with pytest.raises(IsADirectoryError, match=r"is a folder; pass its files, such as sorted"):
+        read_image(tmp_path)
     (tmp_path / "text.png").write_text("not an image")
     with pytest.raises(ValueError, match=r"text\.png: not decodable"):
         read_image(tmp_path / "text.png")

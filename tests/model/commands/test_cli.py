@@ -130,3 +130,4 @@ def test_absent_weights_are_reported(folder: Path, command: Callable[..., Done])
     done = command("embed", folder, "--out", folder.parent / "x.parquet", "--weights", "absent.pt")
     assert done.status == 1
     assert done.err.startswith("absent.pt: no such file or folder of runs.")
+    assert done.err.endswith('Random weights need no file: name them "untrained".\n')

@@ -20,6 +20,7 @@ from model.weights.described import (
     describe_weights,
     released_or_untrained,
 )
+from model.weights.fetch import hash_of
 from model.weights.releases import RELEASES, WeightsError
 
 
@@ -71,10 +72,10 @@ def test_a_checkpoint_has_the_network_of_its_run(
 def run(tmp_path: Path, small_model: AudioCLIP, weights_folder: Path) -> Callable[..., Path]:
     """Return a function that makes the folder of a run with frozen weights; it returns a checkpoint."""
 
-    def make(pretrained: object, *frozen: str) -> Path:
+    def make(pretrained: object, *frozen: str, name: str = "run") -> Path:
         arguments = json.loads((weights_folder / "config.json").read_text())
         model = {"class": "model.audioclip.AudioCLIP", "args": {**arguments, "pretrained": pretrained}}
-        best = tmp_path / "run/checkpoints/best_accuracy_epoch-3_0.9000.pt"
+        best = tmp_path / name / "checkpoints/best_accuracy_epoch-3_0.9000.pt"
         best.parent.mkdir(parents=True)
         torch.save(small_model.state_dict(), best)
         kept = {
@@ -83,7 +84,7 @@ def run(tmp_path: Path, small_model: AudioCLIP, weights_folder: Path) -> Callabl
         torch.save(kept, best.with_name("frozen_weights.pt"))
         others = {name: value for name, value in small_model.state_dict().items() if name not in kept}
         torch.save({"model": others, "position": {"epoch": 4}}, best.with_name("last_epoch-4.pt"))
-        (tmp_path / "run/protocol.json").write_text(json.dumps({"Model": model}))
+        (tmp_path / name / "protocol.json").write_text(json.dumps({"Model": model}))
         return best
 
     return make
@@ -114,6 +115,34 @@ def test_towers_that_kept_random_weights_are_named(
         expected = f"The {towers} random weights, which the run did not train: results for "
         assert (limits is None) == (towers is None)
         assert limits is None or (limits.startswith(expected) and limits.endswith("are arbitrary."))
+
+
+@pytest.mark.parametrize(
+    ("earlier", "part", "towers"),
+    [
+        (CLIP, None, "image and text towers have"),
+        (CLIP, "clip", "image and text towers have"),
+        (("visual",), None, "image tower has"),
+        (("audio",), None, None),  # this run trained it
+    ],
+)
+def test_towers_from_a_run_that_left_them_random_are_named(
+    run: Callable[..., Path], earlier: tuple[str, ...], part: str | None, towers: str | None
+) -> None:
+    first = run(False, *earlier, name="earlier")
+    folder = first.parents[1]
+    best = {"finished": "2026-01-01", "best": [{"checkpoint": first.name}]}
+    (folder / "result.json").write_text(json.dumps(best))
+    later = run({part: str(folder), "audio": "ESRNXFBSP"} if part else str(folder), *CLIP)
+    assert describe_weights(str(later)).limits is None  # the run does not say which file it started from
+    weights = [{"name": first.name, "sha256": hash_of(first)}]
+    (later.parents[1] / "result.json").write_text(json.dumps({"weights": weights}))
+    limits = describe_weights(str(later)).limits
+    assert (limits is None) == (towers is None)
+    assert limits is None or limits.startswith(f"The {towers} random weights, which the run did not train")
+    with first.open("ab") as file:
+        file.write(b"another run's")
+    assert describe_weights(str(later)).limits is None
 
 
 def test_weights_of_a_run_with_a_damaged_protocol_are_refused(run: Callable[..., Path]) -> None:

@@ -1,6 +1,7 @@
 """Models in the hub's layout are saved, loaded, and fetched from a server on this machine."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -122,3 +123,15 @@ def test_the_error_for_a_missing_repository_says_what_to_do(tmp_path: Path) -> N
     ) as error:
         AudioCLIP.from_pretrained("someone/absent", cache_dir=tmp_path, local_files_only=True)
     assert "config.json and model.safetensors" in str(error.value)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_the_files_of_a_saved_model_have_the_permissions_of_any_new_file(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    modes = {path.name: path.stat().st_mode for path in saved.iterdir()}
+    assert modes == dict.fromkeys(modes, (tmp_path / "file").stat().st_mode)
+
+
+def test_a_misspelt_source_of_a_model_is_answered_with_random_weights_too() -> None:
+    with pytest.raises(WeightsError, match=r"AudioCLIP\(pretrained=False\)\.eval\(\)\.$"):
+        AudioCLIP.from_pretrained("untrained")
