@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from ..storage.atomic import whole_file
@@ -13,7 +12,7 @@ from ..zero_shot import embed_labels
 from .checks import SCORES_COLUMNS
 from .embedding import score_labels
 from .index import Entry, Index
-from .messages import name_unusable, open_weights, warn_of_untrained
+from .messages import loader, name_unusable, open_weights, warn_of_untrained
 from .printing import escaped, say
 
 
@@ -45,7 +44,7 @@ def classify(
     """
     index = Index(paths, open_weights(weights))
     warn_of_untrained(index.weights, labels, template)
-    load = cache(index.weights.load)
+    load = loader(index.weights)
     model = load()
     texts = embed_labels(model, labels, template)
     update = index.update(load)

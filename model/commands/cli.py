@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..own_name import COMMAND
 from .checks import (
@@ -49,8 +50,8 @@ Safetensors: the tensor "embeddings", float32 [N, D]; the metadata also has, as 
 """
 
 _SEARCH = """\
-Rank the files of a folder. Sounds and images are ranked separately because their similarities to a text are
-on different scales. Unusable files are listed.
+Rank the files of folders. Sounds and images are ranked separately because their similarities to a text are
+on different scales. The files of a single folder are named by the path below it. Unusable files are listed.
 """
 
 _CLASSIFY = """\
@@ -148,10 +149,12 @@ def _run(given: argparse.Namespace) -> int:
             weights=given.weights,
         )
     if given.command == "search":
+        if given.text is not None and not given.text.strip():
+            raise UsageError("The text to search for is empty.")
         from .search import search
 
         return search(
-            given.folder,
+            given.folders,
             text=given.text,
             like=given.like,
             count=given.count,
@@ -188,14 +191,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    weights = argparse.ArgumentParser(add_help=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Command)
+    weights = _Command(add_help=False)
     weights.add_argument(
         "--weights",
         help="name of a release, a weights file, a run folder, or a folder written by save_pretrained; "
         '"untrained" for random weights; default: AudioCLIP-Full-Training, which is downloaded once',
     )
-    paths = argparse.ArgumentParser(add_help=False, parents=[weights])
+    paths = _Command(add_help=False, parents=[weights])
     paths.add_argument("paths", nargs="+", type=_path, metavar="PATH", help="sounds, images and folders")
 
     embed = commands.add_parser(
@@ -212,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     search = commands.add_parser(
-        "search", parents=[weights], description=_SEARCH, help="rank the files of a folder"
+        "search", parents=[weights], description=_SEARCH, help="rank the files of folders"
     )
     query = search.add_mutually_exclusive_group()
     query.add_argument(
@@ -220,7 +223,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     query.add_argument("--like", type=_path, metavar="FILE", help="sound or image to search by")
     search.add_argument(
-        "--in", dest="folder", type=_path, required=True, metavar="FOLDER", help="folder to search"
+        "--in",
+        dest="folders",
+        nargs="+",
+        type=_path,
+        required=True,
+        metavar="FOLDER",
+        help="folders to search; a text comes before them",
     )
     search.add_argument(
         "-n", "--count", type=_positive, default=10, help="sounds and images to show, each (default: 10)"
@@ -270,6 +279,31 @@ def _parser() -> argparse.ArgumentParser:
         help="constructor arguments that differ from the published model's",
     )
     return parser
+
+
+class _Command(argparse.ArgumentParser):
+    """Parses the arguments of a command; its errors name misspelt options and suggest similar ones."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = args or ()
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def error(self, message: str) -> NoReturn:
+        for word in self._words:
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(
+                option.startswith(name) for option in self._option_string_actions
+            ):
+                near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+                message += f"; there is no option {name}" + "".join(f", did you mean {o}?" for o in near)
+        if message.endswith("required: PATH") and "--labels" in self._words:
+            message += " (before --labels, which takes all words that follow it as labels)"
+        super().error(message)
 
 
 def _path(text: str) -> Path:

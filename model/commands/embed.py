@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from safetensors.numpy import save
 from ..own_name import how_to_install
 from ..storage.atomic import whole_file
 from .index import Entry, Index
-from .messages import name_unusable, open_weights
+from .messages import loader, name_unusable, open_weights
 from .printing import say
 
 _LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors
@@ -38,7 +37,7 @@ def embed(paths: Sequence[Path], out: Path, *, weights: str | None, batch_size: 
     if out.suffix == ".parquet":
         _require_pyarrow()
     index = Index(paths, open_weights(weights), batch_size=batch_size)
-    update = index.update(cache(index.weights.load))
+    update = index.update(loader(index.weights))
     say(index.summary(update))
     name_unusable(update.wrong)
     if not index.entries:

@@ -159,10 +159,9 @@ class Index:
         """Count the files in a sentence."""
         found = {"sound": len(self.paths("audio")), "image": len(self.paths("image"))}
         counts = ", ".join(f"{count} {what}{'s' * (count != 1)}" for what, count in found.items())
-        return (
-            f"{counts}; newly embedded: {update.embedded}, removed: {update.removed}, "
-            f"unusable: {len(update.wrong)}"
-        )
+        others = {"deleted files dropped": update.removed, "unusable": len(update.wrong)}
+        rest = "".join(f", {what}: {count}" for what, count in others.items() if count)
+        return f"{counts}; newly embedded: {update.embedded}{rest}"
 
     def paths(self, kind: Kind) -> list[str]:
         """Return the names of the embedded files of a kind."""

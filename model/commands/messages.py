@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
 from tqdm import tqdm
 
+from ..audioclip import AudioCLIP
 from ..weights.described import DOWNLOAD_SIZE, RELEASED, DescribedWeights, describe_weights, is_fetched
 from .printing import escaped, say
 
 _LINE_SECONDS = 30.0
+_COLUMNS = 80  # of a terminal that does not know its width, as those of `script` and `docker run -t`
 
 
 def open_weights(source: str | None) -> DescribedWeights:
@@ -26,6 +31,18 @@ def open_weights(source: str | None) -> DescribedWeights:
     if weights.limits:
         say(weights.limits)
     return weights
+
+
+def loader(weights: DescribedWeights) -> Callable[[], AudioCLIP]:
+    """Return a function that loads the weights once, and says so in a terminal, since it takes seconds."""
+
+    @cache
+    def load() -> AudioCLIP:
+        if sys.stderr.isatty():
+            tqdm.write(f"Loading the weights {escaped(weights.name)} ...", file=sys.stderr)  # above a bar
+        return weights.load()
+
+    return load
 
 
 def warn_of_untrained(weights: DescribedWeights, labels: Sequence[str], template: str = "{}") -> bool:
@@ -48,7 +65,9 @@ class Progress:
     """Shows on standard error how many files are embedded: a bar, or a line every half minute in a log."""
 
     def __init__(self, *, total: int) -> None:
-        self._bar = tqdm(desc="Embedding", total=total, unit=" files", disable=None if total else True)
+        self._bar = tqdm(
+            desc="Embedding", total=total, unit=" files", ncols=_columns(), disable=None if total else True
+        )
         self._done, self._total = 0, total
         self._started = self._printed = time.monotonic()
 
@@ -68,3 +87,11 @@ class Progress:
         if self._bar.disable and now - self._printed >= _LINE_SECONDS:
             say(f"Embedding: {self._done:,} of {self._total:,} files ({now - self._started:.0f} s)")
             self._printed = now
+
+
+def _columns() -> int | None:
+    """Return the width of a bar in a terminal that does not know its own; None for any other."""
+    try:
+        return None if os.get_terminal_size(sys.stderr.fileno()).columns else _COLUMNS
+    except (OSError, ValueError):  # not a terminal
+        return None

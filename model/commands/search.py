@@ -1,17 +1,16 @@
-"""`search`: ranks the files of a folder by a text, a sound or an image."""
+"""`search`: ranks the files of folders by a text, a sound or an image."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..audioclip import AudioCLIP
 from ..zero_shot import KINDS, kind_of
 from .embedding import Unusable, embed_files
-from .index import FolderIndex
-from .messages import name_unusable, open_weights, warn_of_untrained
+from .index import FolderIndex, Index
+from .messages import loader, name_unusable, open_weights, warn_of_untrained
 from .printing import escaped, say
 from .store import Embedding
 
@@ -20,7 +19,7 @@ _WRONG_SHOWN = 20
 
 
 def search(
-    folder: Path,
+    folders: Sequence[Path],
     *,
     text: str | None,
     like: Path | None,
@@ -28,10 +27,10 @@ def search(
     weights: str | None,
     store: Path | None,
 ) -> int:
-    """Print the sounds and the images of a folder that are most similar to a text or a file.
+    """Print the sounds and the images of folders that are most similar to a text or a file.
 
     Args:
-        folder: folder to search; its new and changed files are embedded first.
+        folders: folders to search; their new and changed files are embedded first.
         text: text to search for; if `like` is None, too, texts are read from standard input.
         like: sound or image to search by.
         count: maximum number of sounds, and of images, to print.
@@ -43,16 +42,22 @@ def search(
 
     Raises:
         ValueError: `text` is too long, or `like` is unusable.
-        OSError: The folder or `like` does not exist, or the embeddings cannot be written.
+        OSError: A folder or `like` does not exist, or the embeddings cannot be written.
     """
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: no such folder.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise NotADirectoryError(f"{folder}: no such folder. (A text to search for comes before --in.)")
     if like is not None:
         kind_of(like, name=str(like))
         if not like.is_file():
             raise FileNotFoundError(f"{like}: no such file.")
-    index = FolderIndex(folder, open_weights(weights), store=store)
-    load = cache(index.weights.load)
+    described = open_weights(weights)
+    index = (
+        FolderIndex(folders[0], described, store=store)
+        if len(folders) == 1
+        else Index(folders, described, store=store)
+    )
+    load = loader(index.weights)
     query: Embedding | None = None  # embedded first, so that its errors do not wait for the folder
     if like is not None:
         query = embed_query(load(), like)
@@ -76,7 +81,7 @@ def embed_query(model: AudioCLIP, path: Path) -> Embedding:
     return result
 
 
-def _answer_texts(index: FolderIndex, model: AudioCLIP, count: int) -> int:
+def _answer_texts(index: Index, model: AudioCLIP, count: int) -> int:
     """Print a ranking below each text from stdin; return 1 if one is too long, otherwise 0."""
     status, warned = 0, False
     for text in _texts():
@@ -108,7 +113,7 @@ def _embed_text(model: AudioCLIP, text: str) -> Embedding:
     return embedding
 
 
-def _show(index: FolderIndex, query: Embedding, count: int) -> None:
+def _show(index: Index, query: Embedding, count: int) -> None:
     for kind in KINDS:
         if matches := index.rank(query, kind, count):
             print(_TITLES[kind])

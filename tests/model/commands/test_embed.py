@@ -51,7 +51,7 @@ def test_parquet_has_the_embeddings_of_the_files(
     out = folder.parent / "embeddings.parquet"
     out.write_text("old")
     done = command("embed", folder / "more", folder, "--out", out, "--batch-size", "3")
-    assert done == (0, "", "8 sounds, 4 images; newly embedded: 12, removed: 0, unusable: 0\n")
+    assert done == (0, "", "8 sounds, 4 images; newly embedded: 12\n")
     table = parquet.read_table(out)
     assert str(table.schema.field("embedding").type).startswith("fixed_size_list<element: float")
     columns = table.to_pydict()
@@ -95,7 +95,7 @@ def test_unusable_files_are_named_and_the_others_written(folder: Path, command: 
     done = command("embed", folder, folder / "notes.txt", "--out", out)
     assert (done.status, done.out) == (1, "")
     first, *wrong = done.err.splitlines()
-    assert first == "8 sounds, 4 images; newly embedded: 12, removed: 0, unusable: 3"
+    assert first == "8 sounds, 4 images; newly embedded: 12, unusable: 3"
     assert sorted(wrong) == [
         f"{folder}/broken.wav: not decodable as audio (Format not recognised).",
         f"{folder}/gone.png: cannot be read (No such file or directory)",
@@ -210,9 +210,33 @@ def test_after_a_kill_the_same_command_embeds_only_the_rest(
     kept = len(read_store(stores[0].parent).embeddings)
     assert 0 < kept < count and not (tmp_path / "x.safetensors").exists()
     again = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert again.stderr == (
-        f"{count} sounds, 0 images; newly embedded: {count - kept}, removed: 0, unusable: 0\n"
-    )
+    assert again.stderr == (f"{count} sounds, 0 images; newly embedded: {count - kept}\n")
     with safe_open(tmp_path / "x.safetensors", framework="numpy") as file:
         assert file.get_slice("embeddings").get_shape() == [count, 16]
     assert len([*stores[0].parent.glob("embeddings-*")]) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
+@pytest.mark.parametrize("columns", [0, 100])
+def test_a_terminal_shows_loading_and_a_bar(
+    folder: Path,
+    weights_folder: Path,
+    columns: int,
+    command: Callable[..., Done],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert command("embed", folder, "--out", folder.parent / "x.safetensors").status == 0
+        terminal.flush()
+        shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert f"Loading the weights {weights_folder.name} ..." in shown
+    assert "12/12" in shown and "files/s" in shown

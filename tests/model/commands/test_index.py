@@ -359,5 +359,8 @@ def test_a_second_update_does_not_rank_deleted_files(
     index.update(lambda: small_model)
     for picture in folder.glob("*.png"):
         picture.unlink()
-    assert index.update(lambda: small_model).removed == 4
+    update = index.update(lambda: small_model)
+    assert update.removed == 4 and index.summary(update).endswith(
+        "; newly embedded: 0, deleted files dropped: 4"
+    )
     assert index.rank(index.entries[0].embedding, "image") == []

@@ -126,6 +126,19 @@ def test_names_with_joiners_are_printed_unchanged(folder: Path, command: Callabl
     assert name in done.out and name not in done.err
 
 
+def test_several_folders_are_searched(
+    folder: Path, tmp_path: Path, fill: Callable[..., None], command: Callable[..., Done]
+) -> None:
+    fill(tmp_path / "others", sounds=1, pictures=0, start=50)
+    done = command("search", "rain", "--in", folder, tmp_path / "others")
+    assert done.err == "9 sounds, 4 images; newly embedded: 13\n"
+    assert f"{tmp_path / 'others' / 'sound_0050.wav'}\n" in done.out
+
+
+def test_an_empty_text_is_refused(folder: Path, command: Callable[..., Done]) -> None:
+    assert command("search", " ", "--in", folder) == (2, "", "The text to search for is empty.\n")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -138,6 +151,10 @@ def test_names_with_joiners_are_printed_unchanged(folder: Path, command: Callabl
         (
             ["search", "x", "--in", "{mine}", "--weights", "absent.pt"],
             "absent.pt: no such file or folder of runs.",
+        ),
+        (
+            ["search", "--in", "{mine}", "rain"],
+            "rain: no such folder. (A text to search for comes before --in.)",
         ),
         (["search", "word " * 200, "--in", "{mine}"], "tokens"),
     ],
