@@ -17,7 +17,8 @@ from ..weights.described import DOWNLOAD_SIZE, RELEASED, DescribedWeights, descr
 from .printing import escaped, say
 
 _LINE_SECONDS = 30.0
-_COLUMNS = 80  # of a terminal that does not know its width, as those of `script` and `docker run -t`
+# Of a terminal that does not know its size, such as those of `script` and `docker run -t`.
+_SIZE = {"ncols": 80, "nrows": 24}
 
 
 def open_weights(source: str | None) -> DescribedWeights:
@@ -66,7 +67,7 @@ class Progress:
 
     def __init__(self, *, total: int) -> None:
         self._bar = tqdm(
-            desc="Embedding", total=total, unit=" files", ncols=_columns(), disable=None if total else True
+            desc="Embedding", total=total, unit=" files", **_size(), disable=None if total else True
         )
         self._done, self._total = 0, total
         self._started = self._printed = time.monotonic()
@@ -89,9 +90,9 @@ class Progress:
             self._printed = now
 
 
-def _columns() -> int | None:
-    """Return the width of a bar in a terminal that does not know its own; None for any other."""
+def _size() -> dict[str, int]:
+    """Return a size for bars in a terminal that does not know its own; {} for any other."""
     try:
-        return None if os.get_terminal_size(sys.stderr.fileno()).columns else _COLUMNS
+        return {} if os.get_terminal_size(sys.stderr.fileno()).columns else _SIZE
     except (OSError, ValueError):  # not a terminal
-        return None
+        return {}
