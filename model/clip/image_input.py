@@ -179,7 +179,7 @@ def _array_of_tensor(tensor: Tensor, name: str) -> npt.NDArray[np.uint8]:
 
 def _not_decodable(name: str, error: Exception, source: Path | BinaryIO | None = None) -> Exception:
     if isinstance(error, OSError) and error.errno is not None:  # the system's, such as too many open files
-        return error
+        return OSError(error.errno, error.strerror, error.filename or name)
     known = None if source is None else name_placeholder(beginning_of(source))
     if known is not None:
         return ValueError(f"{name}: is {known}")

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,6 +111,7 @@ class Index:
         self._paths, self._relative_to = paths, relative_to
         self._batch_sizes = dict.fromkeys(KINDS, batch_size) if batch_size else BATCH_SIZES
         self._rows: dict[Kind, Embedding] = {}
+        self._listed = {path.resolve() for path in paths if path.is_dir()}
         self._stores = dict[Path, Path]()
         for path in paths:
             folder = (path if path.is_dir() else path.parent).resolve()
@@ -135,14 +137,15 @@ class Index:
                 if path.is_relative_to(folder) and name not in wrong
             }
             store.mkdir(parents=True, exist_ok=True)
-            with FileLock(store / "lock"):
+            with _locked(store):
                 before = read_store(store)
                 now = self._carry_over(before, all_stores)
                 known = len(now.embeddings)
                 try:
                     wrong |= self._embed(inside, now, load, store)
                     embedded += len(now.embeddings) - known
-                    deleted |= _drop_deleted(now, {*map(str, inside.values())})
+                    if folder in self._listed:  # otherwise, renamed files may not have been found
+                        deleted |= _drop_deleted(now, {*map(str, inside.values())})
                 finally:
                     # If the model changed but cannot be loaded, the embeddings of the other one are kept.
                     if now.facts() != before.facts() and (now.model == before.model or now.embeddings):
@@ -255,6 +258,18 @@ class Index:
         self.entries = []
         for name, key in contents.items():
             self.entries.append(Entry(name, _kind(Path(name)), key.partition(":")[2], rows[name]))
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    try:
+        lock = FileLock(store / "lock").acquire()
+    except NotImplementedError as error:
+        raise OSError(
+            f"{store}: its file system has no locks. Set AUDIOCLIP_CACHE to a folder on another one."
+        ) from error
+    with lock:
+        yield
 
 
 class FolderIndex(Index):

@@ -110,7 +110,8 @@ def read_store(folder: Path) -> Stored:
     """Read a store, which is only a cache: a missing, damaged or differently formatted store is empty."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
-        rows = np.load(folder / content["embeddings"], allow_pickle=False)
+        with (folder / content["embeddings"]).open("rb") as file:
+            rows = np.lib.format.read_array(file, allow_pickle=False)
         if content["format"] != _FORMAT or rows.dtype != np.float32:
             return Stored()
         return Stored(

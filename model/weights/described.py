@@ -203,7 +203,8 @@ def _random_towers(path: Path) -> list[str]:
         names = {*entries.get("model", entries), *kept}  # a state omits the frozen weights
     except (WeightsError, TypeError, AttributeError):
         return []
-    parts = given if isinstance(given, dict) else {} if given is False else dict.fromkeys(_PARTS, given)
+    sources = given if isinstance(given, dict) else dict.fromkeys(_PARTS, given)
+    parts = {part: source for part, source in sources.items() if source}
     trained = [name for name in names - kept if not name.endswith(_STATISTICS)]
     untrained = [tower for tower, (_, own) in _TOWERS.items() if not any(map(own.fullmatch, trained))]
     earlier = {part: untrained and _random_in_earlier_run(source, path) for part, source in parts.items()}

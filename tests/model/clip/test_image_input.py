@@ -1,5 +1,6 @@
 """Image files, arrays and tensors become RGB images and the input of an image tower."""
 
+import errno
 import io
 import struct
 from pathlib import Path
@@ -189,3 +190,14 @@ def test_tensors_are_images_with_channels_first() -> None:
 def test_inputs_other_than_images_are_named(source: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_image(source)  # type: ignore[arg-type]
+
+
+def test_an_error_of_the_system_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(OSError, match=r"Input/output error: '.*a\.png'"):
+        read_image(tmp_path / "a.png")

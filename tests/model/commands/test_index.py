@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,37 @@ def test_a_damaged_store_is_rebuilt(update: Callable[[], Update], cache_folder: 
     (store,) = cache_folder.glob("index-*")
     (store / MANIFEST).write_text(damage)
     assert update().embedded == 12
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"\x93NUMPY"])
+def test_a_store_with_damaged_rows_is_rebuilt(
+    update: Callable[[], Update], cache_folder: Path, damage: bytes
+) -> None:
+    update()
+    (rows,) = cache_folder.glob("index-*/embeddings-*.npy")
+    rows.write_bytes(damage)
+    assert update().embedded == 12
+
+
+def test_a_command_on_one_file_keeps_the_embeddings_of_renamed_files(
+    folder: Path, update: Callable[[], Update], weights_folder: Path, small_model: AudioCLIP
+) -> None:
+    update()
+    (folder / "sound_0000.wav").rename(folder / "renamed.wav")
+    index = Index([folder / "sound_0005.wav"], describe_weights(str(weights_folder)))
+    assert index.update(lambda: small_model) == Update(found=1, embedded=0, removed=0, wrong={})
+    assert update() == Update(found=12, embedded=0, removed=1, wrong={})
+
+
+def test_a_file_system_without_locks_is_an_error_that_names_the_cache(
+    monkeypatch: pytest.MonkeyPatch, update: Callable[[], Update]
+) -> None:
+    def no_locks(_: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("model.commands.index.FileLock.acquire", no_locks)
+    with pytest.raises(OSError, match=r"index-\w+: its file system has no locks\. Set AUDIOCLIP_CACHE"):
+        update()
 
 
 def test_the_manifest_describes_files_and_rows(
@@ -337,6 +369,7 @@ def test_nested_folders_share_new_embeddings(
         assert later.update(lambda: small_model) == Update(files, 0, 0, {})
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
 def test_a_pipe_is_not_read(folder: Path, update: Callable[[], Update]) -> None:
     os.mkfifo(folder / "pipe.wav")
     assert update().wrong == {"pipe.wav": "cannot be read (not a regular file)"}

@@ -98,6 +98,7 @@ CLIP = ("visual", "transformer", "token_embedding", "ln_final", "positional_embe
     [
         (False, CLIP, "image and text towers have"),
         ({"audio": "ESRNXFBSP"}, CLIP, "image and text towers have"),
+        ({"clip": None, "audio": "ESRNXFBSP"}, CLIP, "image and text towers have"),
         (False, ("visual",), "image tower has"),
         (False, ("audio",), "audio tower has"),
         (False, ("visual.conv1", "text_projection"), None),  # the rest was trained
