@@ -61,7 +61,7 @@ weights come from a run, a warning lists the texts that the run was not trained 
 
 _OUT_OF_MEMORY = f"""\
 The memory of the GPU is full. Embed first with a smaller batch: `{COMMAND} embed ... --batch-size 1`; the
-other commands use these embeddings. With CUDA_VISIBLE_DEVICES="", the CPU computes."""
+other commands use these embeddings. To use the CPU instead, set CUDA_VISIBLE_DEVICES=""."""
 
 _EXPORT = """\
 Export the audio tower of an AudioCLIP, or a zero-shot classifier with fixed classes, to a single file that
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         `search` reads a text that is too long; 2 for an invalid command; 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # replace characters the terminal cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")  # for characters that the terminal cannot encode
     given = _parser().parse_args(arguments)
     try:
         status = _run(given)

@@ -183,7 +183,7 @@ class Index:
         return next((entry.embedding for entry in self.entries if entry.path == path), None)
 
     def _carry_over(self, before: Stored, others: Stored) -> Stored:
-        """Start from the contents of the store, without those of another model, and of the stores before."""
+        """Start from what this store and the earlier ones hold, except what another model computed."""
         known = before.weights | others.weights
         weights = {str(p): FileRecord.of(p, known.get(str(p))) for p in self.weights.files}
         hashes = [file.sha256 for file in weights.values()]

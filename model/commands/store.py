@@ -73,7 +73,7 @@ class Stored:
         files: indexed files, by path.
         embeddings: embeddings `[D]`, by content: "audio:<sha256>" or "image:<sha256>".
         unusable: reason why a content cannot be embedded, by content.
-        decoders: versions of what found contents unusable.
+        decoders: versions of the libraries that found contents unusable.
     """
 
     model: dict[str, Any] = field(default_factory=dict)

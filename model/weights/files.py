@@ -144,9 +144,8 @@ def _read_torchscript(path: Path) -> StateDict:
 
 def _read_pickle(path: Path, *, mapped: bool = False) -> Any:
     try:
-        if (
-            path.suffix == ".safetensors"
-        ):  # torch 2.15 goes by the name, but reads an open file by its content
+        # By its path, torch 2.15 reads such a file as safetensors only; an open file has no name.
+        if path.suffix == ".safetensors":
             with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
